@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fast core of visual localization: operators for NumPy and torch on native kernels."""
+
+from __future__ import annotations
+
+from pyloc_core._dispatch import Implementation, implementations
+from pyloc_core._extras import MissingExtra
+from pyloc_core.build_info import build_info, get_num_threads, set_isa, set_num_threads
+from pyloc_core.camera import CAMERA_MODELS, Camera
+from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
+from pyloc_core.pose import (
+    PoseEstimate,
+    camera_center,
+    compose_poses,
+    inverse_pose,
+    pose_error,
+    quaternion_from_rotation,
+    rotation_from_quaternion,
+    transform_points,
+)
+
+__version__: str = build_info()["version"]
+
+__all__ = [
+    "CAMERA_MODELS",
+    "Camera",
+    "Implementation",
+    "MissingExtra",
+    "PoseEstimate",
+    "build_info",
+    "camera_center",
+    "compose_poses",
+    "get_num_threads",
+    "image_from_map",
+    "implementations",
+    "inverse_pose",
+    "map_from_image",
+    "pose_error",
+    "quaternion_from_rotation",
+    "rotation_from_quaternion",
+    "scale_intrinsics",
+    "set_isa",
+    "set_num_threads",
+    "transform_points",
+]

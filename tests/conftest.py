@@ -1,0 +1,25 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Shared fixtures: random generators with explicit seeds, the optional data beside the repository."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20261121)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Photos, golden outputs and synthetic problems; tests that use it skip where it is absent."""
+    path = Path(os.environ.get("PYLOC_SHARED", Path(__file__).parents[2] / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"needs the data folder beside the repository ({path} or PYLOC_SHARED)")
+    return path
