@@ -9,6 +9,7 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.build_info import build_info, get_num_threads, set_isa, set_num_threads
 from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
+from pyloc_core.maps import LossMaps
 from pyloc_core.pose import (
     PoseEstimate,
     camera_center,
@@ -26,6 +27,7 @@ __all__ = [
     "CAMERA_MODELS",
     "Camera",
     "Implementation",
+    "LossMaps",
     "MissingExtra",
     "PoseEstimate",
     "build_info",

@@ -393,7 +393,7 @@ def entry_limit(max_entries: MaxEntries) -> int:
     if isinstance(max_entries, bool) or not isinstance(max_entries, (int, np.integer)):
         raise TypeError(f'max_entries must be a positive int, None or "all", got {max_entries!r}')
     if max_entries < 1:
-        raise ValueError(f'max_entries must be positive ("all" keeps everything), got {max_entries}')
+        raise ValueError(f'max_entries must be positive ("all" keeps all), got {max_entries}')
     return int(max_entries)
 
 

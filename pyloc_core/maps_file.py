@@ -77,5 +77,5 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError("a .safetensors file needs the package: pip install safetensors") from error
+        raise ImportError("a .safetensors file needs: pip install safetensors") from error
     return safetensors.numpy

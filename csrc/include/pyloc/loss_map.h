@@ -44,8 +44,7 @@ PYLOC_HD PYLOC_INLINE uint32_t cell_key_at(const int16_t* xy, int64_t i) {
 
 // First position in [begin, end) whose cell is not before `key`. The halving has no branch on
 // the data: about 8 dependent loads for 256 entries.
-PYLOC_HD PYLOC_INLINE int64_t lower_bound_cell(const int16_t* xy, int64_t begin, int64_t end,
-                                               uint32_t key) {
+PYLOC_HD PYLOC_INLINE int64_t lower_bound_cell(const int16_t* xy, int64_t begin, int64_t end, uint32_t key) {
   int64_t length = end - begin;
   while (length > 1) {
     const int64_t half = length >> 1;
@@ -57,8 +56,8 @@ PYLOC_HD PYLOC_INLINE int64_t lower_bound_cell(const int16_t* xy, int64_t begin,
 
 // Gains of the cells (x, y) and (x + 1, y); returns where the search stopped, which is where a
 // search for a later row may begin.
-PYLOC_HD PYLOC_INLINE int64_t gain_pair(const LossMapsView& maps, int64_t begin, int64_t end,
-                                        int32_t x, int32_t y, float out[2]) {
+PYLOC_HD PYLOC_INLINE int64_t gain_pair(const LossMapsView& maps, int64_t begin, int64_t end, int32_t x,
+                                        int32_t y, float out[2]) {
   out[0] = 0.0f;
   out[1] = 0.0f;
   if (y < 0 || y >= maps.map_h) return begin;
@@ -76,8 +75,7 @@ PYLOC_HD PYLOC_INLINE int64_t gain_pair(const LossMapsView& maps, int64_t begin,
 // p - floor(p). Cells that are dead or outside the map have gain 0.
 // `slope`, when not null, receives d gain / d (px, py).
 template <class T>
-PYLOC_HD PYLOC_INLINE T bilinear_gain(const LossMapsView& maps, int64_t n, T px, T py,
-                                      T* slope = nullptr) {
+PYLOC_HD PYLOC_INLINE T bilinear_gain(const LossMapsView& maps, int64_t n, T px, T py, T* slope = nullptr) {
   if (slope) {
     slope[0] = T(0);
     slope[1] = T(0);
