@@ -55,8 +55,9 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check pyloc_core tests benchmarks examples
 	find csrc cuda tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' \) -print0 2>/dev/null | xargs -0 $(BIN)/clang-format --dry-run --Werror
 
+# The installed package, since that is where the generated stub of the native module lies.
 typecheck: $(VENV)/.lint
-	$(BIN)/mypy
+	cd $(VENV) && bin/mypy --config-file $(abspath pyproject.toml) -p pyloc_core
 
 $(VENV)/.cmake: $(BIN)/python
 	$(BIN)/python -m pip install -q cmake ninja pybind11 cmeel-eigen
@@ -96,6 +97,7 @@ wheel: $(BIN)/python
 dev:
 	cmake -S . -B build/dev -G Ninja -DPython_EXECUTABLE=$$($(DEV_PYTHON) -c 'import sys; print(sys.executable)') -DPYLOC_WERROR=ON -DPYLOC_CUDA=off -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath pyloc_core) $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache) >/dev/null
 	cmake --build build/dev -j $(JOBS)
+	PYTHONPATH=pyloc_core $(DEV_PYTHON) -m pybind11_stubgen _native -o pyloc_core >/dev/null 2>&1
 
 clean:
 	rm -rf build dist $(VENV) demo_output

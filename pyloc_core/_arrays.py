@@ -114,7 +114,9 @@ def as_array(
         raise TypeError(f"{name} must hold real numbers, got dtype {found}")
     if shape is not None:
         _check_shape(data.shape, shape, name)
-    if writable and (found not in accepted or not data.flags.c_contiguous or not data.flags.writeable):
+    if writable and (
+        found not in accepted or not data.flags.c_contiguous or not data.flags.writeable
+    ):
         raise ValueError(
             f"{name} must be a writable C-contiguous array of dtype {' or '.join(accepted)}, got "
             f"{found}, contiguous={data.flags.c_contiguous}, writable={data.flags.writeable}"

@@ -56,7 +56,9 @@ def use_reference(op: str, implementation: str | None) -> bool:
         )
     chosen = known[implementation]
     if not chosen.available:
-        raise RuntimeError(f"{op}: implementation {implementation!r} cannot run here: {chosen.note}")
+        raise RuntimeError(
+            f"{op}: implementation {implementation!r} cannot run here: {chosen.note}"
+        )
     return True
 
 

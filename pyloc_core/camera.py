@@ -55,7 +55,9 @@ class Camera:
     def __post_init__(self) -> None:
         if self.model not in CAMERA_MODELS:
             close = difflib.get_close_matches(str(self.model).upper(), CAMERA_MODELS, n=1)
-            hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(CAMERA_MODELS)}"
+            hint = (
+                f"; did you mean {close[0]}?" if close else f"; known: {', '.join(CAMERA_MODELS)}"
+            )
             raise ValueError(f"unknown camera model {self.model!r}{hint}")
         names = CAMERA_MODELS[self.model]
         values = tuple(float(v) for v in np.ravel(np.asarray(self.params, dtype=np.float64)))
@@ -211,10 +213,9 @@ def camera_native_args(camera: Any, size: Size | None = None) -> tuple[float, ..
         return (_PINHOLE, fx, fy, cx, cy) + (0.0,) * 8
     camera = as_camera(camera)
     named = camera._named()
-    if "FISHEYE" in camera.model:
-        kind, slots = _FISHEYE, _FISHEYE_SLOTS
-    else:
-        kind, slots = _OPENCV, _OPENCV_SLOTS
+    fisheye = "FISHEYE" in camera.model
+    kind = _FISHEYE if fisheye else _OPENCV
+    slots = _FISHEYE_SLOTS if fisheye else _OPENCV_SLOTS
     distortion = tuple(named.get(slot, 0.0) for slot in slots)
     if kind == _OPENCV and not any(distortion):
         kind = _PINHOLE

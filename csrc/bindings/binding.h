@@ -17,7 +17,7 @@ struct Registration {
 
 }  // namespace pyloc::bindings
 
-#define PYLOC_BINDING(name, module)                                                              \
-  static void register_##name(::pyloc::bindings::py::module_& module);                          \
-  static const ::pyloc::bindings::Registration registration_of_##name(&register_##name);        \
+#define PYLOC_BINDING(name, module)                                                      \
+  static void register_##name(::pyloc::bindings::py::module_& module);                   \
+  static const ::pyloc::bindings::Registration registration_of_##name(&register_##name); \
   static void register_##name(::pyloc::bindings::py::module_& module)

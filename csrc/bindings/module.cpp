@@ -53,7 +53,8 @@ Registration::Registration(Register function) { registrations().push_back(functi
 
 PYBIND11_MODULE(_native, m) {
   namespace pb = pyloc::bindings;
-  m.doc() = "Native kernels of pyloc_core: addresses and sizes in, status out. Use the front doors in pyloc_core.";
+  m.doc() =
+      "Native kernels of pyloc_core: addresses and sizes in, status out. Use the front doors in pyloc_core.";
   m.def("build_info", &pb::build_info);
   m.def("set_isa", &pb::set_isa, pybind11::arg("name"));
   m.def("num_threads", &pyloc::runtime::default_num_threads);

@@ -24,7 +24,8 @@ bool all_finite_bits(const Bits* p, std::int64_t count, Bits exponent) {
 bool all_finite(const void* data, std::int64_t count, int dtype) {
   switch (dtype) {
     case kFloat64:
-      return all_finite_bits(static_cast<const std::uint64_t*>(data), count, std::uint64_t(0x7ff0000000000000));
+      return all_finite_bits(static_cast<const std::uint64_t*>(data), count,
+                             std::uint64_t(0x7ff0000000000000));
     case kFloat16:
       return all_finite_bits(static_cast<const std::uint16_t*>(data), count, std::uint16_t(0x7c00));
     case kBFloat16:

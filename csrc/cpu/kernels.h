@@ -12,34 +12,34 @@
 #include "runtime/isa.h"
 
 #if defined(PYLOC_X86_VARIANTS)
-#define PYLOC_DECLARE_KERNELS(Table, name)            \
-  namespace pyloc::cpu {                              \
-  namespace baseline {                                \
-  const Table& name();                                \
-  }                                                   \
-  namespace avx2 {                                    \
-  const Table& name();                                \
-  }                                                   \
-  namespace avx512 {                                  \
-  const Table& name();                                \
-  }                                                   \
-  static inline const Table& name() {                 \
-    switch (pyloc::runtime::active_isa()) {           \
-      case pyloc::runtime::Isa::kAvx512:              \
-        return avx512::name();                        \
-      case pyloc::runtime::Isa::kAvx2:                \
-        return avx2::name();                          \
-      default:                                        \
-        return baseline::name();                      \
-    }                                                 \
-  }                                                   \
+#define PYLOC_DECLARE_KERNELS(Table, name)  \
+  namespace pyloc::cpu {                    \
+  namespace baseline {                      \
+  const Table& name();                      \
+  }                                         \
+  namespace avx2 {                          \
+  const Table& name();                      \
+  }                                         \
+  namespace avx512 {                        \
+  const Table& name();                      \
+  }                                         \
+  static inline const Table& name() {       \
+    switch (pyloc::runtime::active_isa()) { \
+      case pyloc::runtime::Isa::kAvx512:    \
+        return avx512::name();              \
+      case pyloc::runtime::Isa::kAvx2:      \
+        return avx2::name();                \
+      default:                              \
+        return baseline::name();            \
+    }                                       \
+  }                                         \
   }
 #else
-#define PYLOC_DECLARE_KERNELS(Table, name)                                   \
-  namespace pyloc::cpu {                                                     \
-  namespace baseline {                                                       \
-  const Table& name();                                                       \
-  }                                                                          \
-  static inline const Table& name() { return baseline::name(); }             \
+#define PYLOC_DECLARE_KERNELS(Table, name)                       \
+  namespace pyloc::cpu {                                         \
+  namespace baseline {                                           \
+  const Table& name();                                           \
+  }                                                              \
+  static inline const Table& name() { return baseline::name(); } \
   }
 #endif

@@ -86,23 +86,23 @@ struct MaskOf<Pack<T>> {
   using type = PackMask<T>;
 };
 
-#define PYLOC_PACK_OPERATOR(op)                                                                      \
-  template <class T>                                                                                 \
-  PYLOC_INLINE Pack<T> operator op(Pack<T> a, Pack<T> b) {                                           \
-    return Pack<T>(a.raw op b.raw);                                                                  \
-  }                                                                                                  \
-  template <class T, class S>                                                                        \
-  PYLOC_INLINE Pack<T> operator op(Pack<T> a, S b) {                                                 \
-    return Pack<T>(a.raw op Pack<T>(T(b)).raw);                                                      \
-  }                                                                                                  \
-  template <class T, class S>                                                                        \
-  PYLOC_INLINE Pack<T> operator op(S a, Pack<T> b) {                                                 \
-    return Pack<T>(Pack<T>(T(a)).raw op b.raw);                                                      \
-  }                                                                                                  \
-  template <class T>                                                                                 \
-  PYLOC_INLINE Pack<T>& operator op##=(Pack<T>& a, Pack<T> b) {                                      \
-    a.raw = a.raw op b.raw;                                                                          \
-    return a;                                                                                        \
+#define PYLOC_PACK_OPERATOR(op)                                    \
+  template <class T>                                               \
+  PYLOC_INLINE Pack<T> operator op(Pack<T> a, Pack<T> b) {         \
+    return Pack<T>(a.raw op b.raw);                                \
+  }                                                                \
+  template <class T, class S>                                      \
+  PYLOC_INLINE Pack<T> operator op(Pack<T> a, S b) {               \
+    return Pack<T>(a.raw op Pack<T>(T(b)).raw);                    \
+  }                                                                \
+  template <class T, class S>                                      \
+  PYLOC_INLINE Pack<T> operator op(S a, Pack<T> b) {               \
+    return Pack<T>(Pack<T>(T(a)).raw op b.raw);                    \
+  }                                                                \
+  template <class T>                                               \
+  PYLOC_INLINE Pack<T>& operator op## = (Pack<T> & a, Pack<T> b) { \
+    a.raw = a.raw op b.raw;                                        \
+    return a;                                                      \
   }
 PYLOC_PACK_OPERATOR(+)
 PYLOC_PACK_OPERATOR(-)
@@ -115,14 +115,14 @@ PYLOC_INLINE Pack<T> operator-(Pack<T> a) {
   return Pack<T>(-a.raw);
 }
 
-#define PYLOC_PACK_COMPARE(op)                                                                       \
-  template <class T>                                                                                 \
-  PYLOC_INLINE PackMask<T> operator op(Pack<T> a, Pack<T> b) {                                       \
-    return {a.raw op b.raw};                                                                         \
-  }                                                                                                  \
-  template <class T, class S>                                                                        \
-  PYLOC_INLINE PackMask<T> operator op(Pack<T> a, S b) {                                             \
-    return {a.raw op Pack<T>(T(b)).raw};                                                             \
+#define PYLOC_PACK_COMPARE(op)                                 \
+  template <class T>                                           \
+  PYLOC_INLINE PackMask<T> operator op(Pack<T> a, Pack<T> b) { \
+    return {a.raw op b.raw};                                   \
+  }                                                            \
+  template <class T, class S>                                  \
+  PYLOC_INLINE PackMask<T> operator op(Pack<T> a, S b) {       \
+    return {a.raw op Pack<T>(T(b)).raw};                       \
   }
 PYLOC_PACK_COMPARE(<)
 PYLOC_PACK_COMPARE(<=)
@@ -289,8 +289,8 @@ PYLOC_INLINE T reduce_max(Pack<T> a) {
 PYLOC_INLINE PackF exp2_(PackF x) {
   const PackF clamped = min_(max_(x, PackF(-126.0f)), PackF(127.0f));
 #if defined(__AVX512F__)
-  const PackF n((PackF::Raw)_mm512_roundscale_ps((__m512)clamped.raw,
-                                                 _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const PackF n(
+      (PackF::Raw)_mm512_roundscale_ps((__m512)clamped.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   const PackF f = clamped - n;
 #else
   const PackF n = floor_(clamped + 0.5f);

@@ -3,8 +3,6 @@
 #define EIGEN_USE_THREADS
 #include "runtime/thread_pool.h"
 
-#include <unsupported/Eigen/CXX11/ThreadPool>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -13,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <unsupported/Eigen/CXX11/ThreadPool>
 
 #if defined(__linux__)
 #include <sched.h>

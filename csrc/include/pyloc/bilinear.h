@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: 2026 The pyloc_core authors
 // SPDX-License-Identifier: Apache-2.0
-// Bilinear interpolation in map coordinates: the centre of cell [row, col] is at the integer point (col, row).
+// Bilinear interpolation in map coordinates: the centre of cell [row, col] is at the integer point (col,
+// row).
 #pragma once
 
 #include "pyloc/vec.h"

@@ -73,7 +73,8 @@ PYLOC_HD inline bool spd_inverse(const T* A, T* Ainv) {
     for (int r = 0; r < N; ++r) Ainv[r * N + c] = x[r] * scale[r] * scale[c];
   }
   for (int r = 0; r < N; ++r)
-    for (int c = 0; c < r; ++c) Ainv[r * N + c] = Ainv[c * N + r] = T(0.5) * (Ainv[r * N + c] + Ainv[c * N + r]);
+    for (int c = 0; c < r; ++c)
+      Ainv[r * N + c] = Ainv[c * N + r] = T(0.5) * (Ainv[r * N + c] + Ainv[c * N + r]);
   return true;
 }
 
