@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""Guard of the instruction-set variants: no object compiled for one may define a weak symbol that another shares.
+"""Guard of the instruction-set variants: no weak symbol is shared between them.
 
 The linker keeps one copy of a weak symbol. If the AVX-512 objects define, say, a std::vector member that
 the portable code uses too, a processor without AVX-512 may be handed that copy and crash. Everything in

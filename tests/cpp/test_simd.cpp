@@ -21,7 +21,7 @@ TEST(Simd, Exp2IsAccurateOverItsRange) {
     const double got = pyloc::exp2_(PackF(x))[PackF::kWidth - 1];
     worst = std::fmax(worst, std::fabs(got / expected - 1));
   }
-  EXPECT_LT(worst, 2e-7);
+  EXPECT_LT(worst, 3e-7);
   EXPECT_EQ(pyloc::exp2_(PackF(-1e30f))[0], 0.0f);
   EXPECT_EQ(pyloc::exp2_(PackF(0.0f))[0], 1.0f);
   EXPECT_TRUE(std::isfinite(pyloc::exp2_(PackF(1e30f))[0]));
