@@ -23,10 +23,12 @@ install(TARGETS _native LIBRARY DESTINATION pyloc_core)
 
 # Stubs are generated from the module that was just built; a cross build has no way to import it.
 if(SKBUILD AND NOT CMAKE_CROSSCOMPILING AND NOT PYLOC_SANITIZE)
+  # sys.path rather than PYTHONPATH, which pip's isolated build environment needs for itself.
   add_custom_command(
     TARGET _native POST_BUILD
-    COMMAND ${CMAKE_COMMAND} -E env "PYTHONPATH=$<TARGET_FILE_DIR:_native>" "${Python_EXECUTABLE}" -m
-            pybind11_stubgen _native -o "${CMAKE_CURRENT_BINARY_DIR}/stubs"
+    COMMAND "${Python_EXECUTABLE}" -c
+            "import sys; sys.path.insert(0, sys.argv.pop(1)); from pybind11_stubgen import main; main()"
+            "$<TARGET_FILE_DIR:_native>" _native -o "${CMAKE_CURRENT_BINARY_DIR}/stubs"
     VERBATIM)
   install(FILES "${CMAKE_CURRENT_BINARY_DIR}/stubs/_native.pyi" DESTINATION pyloc_core)
 endif()
