@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+from pyloc_core._build import build_info, get_num_threads, set_isa, set_num_threads
 from pyloc_core._dispatch import Implementation, implementations
 from pyloc_core._extras import MissingExtra
-from pyloc_core._build import build_info, get_num_threads, set_isa, set_num_threads
 from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
