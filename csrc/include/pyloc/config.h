@@ -60,6 +60,10 @@ PYLOC_HD PYLOC_INLINE float fma_(float a, float b, float c) { return a * b + c; 
 PYLOC_HD PYLOC_INLINE double fma_(double a, double b, double c) { return a * b + c; }
 PYLOC_HD PYLOC_INLINE float floor_(float a) { return ::floorf(a); }
 PYLOC_HD PYLOC_INLINE double floor_(double a) { return ::floor(a); }
+PYLOC_HD PYLOC_INLINE float exp_(float a) { return ::expf(a); }
+PYLOC_HD PYLOC_INLINE double exp_(double a) { return ::exp(a); }
+PYLOC_HD PYLOC_INLINE float log_(float a) { return ::logf(a); }
+PYLOC_HD PYLOC_INLINE double log_(double a) { return ::log(a); }
 PYLOC_HD PYLOC_INLINE bool isfinite_(float a) { return (a - a) == 0.0f; }
 PYLOC_HD PYLOC_INLINE bool isfinite_(double a) { return (a - a) == 0.0; }
 
