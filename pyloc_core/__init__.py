@@ -10,6 +10,7 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
+from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
 from pyloc_core.pose import (
     PoseEstimate,
     camera_center,
@@ -40,6 +41,7 @@ __all__ = [
     "map_from_image",
     "pose_error",
     "quaternion_from_rotation",
+    "refine_pose_reprojection",
     "rotation_from_quaternion",
     "scale_intrinsics",
     "set_isa",

@@ -101,11 +101,12 @@ inline void add_equations(NormalEquations<double>& sum, const NormalEquations<do
 // The points are moved so that their mean is the origin: rotation and translation then hardly correlate,
 // however far from the world's origin the model lies. `center` is that mean; X_cam = R (X - m) + (R m + t).
 inline Vec3<double> mean_point(const double* points3d, std::int64_t count) {
+  const double share = 1.0 / double(count);  // applied to each point: a sum of huge ones could overflow
   Vec3<double> sum{0, 0, 0};
   for (std::int64_t n = 0; n < count; ++n) {
-    sum.x += points3d[3 * n] / double(count);
-    sum.y += points3d[3 * n + 1] / double(count);
-    sum.z += points3d[3 * n + 2] / double(count);
+    sum.x += points3d[3 * n] * share;
+    sum.y += points3d[3 * n + 1] * share;
+    sum.z += points3d[3 * n + 2] * share;
   }
   return sum;
 }

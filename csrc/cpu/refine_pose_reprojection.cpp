@@ -16,8 +16,12 @@ constexpr std::int64_t kChunk = 4096;  // points per task; fixed, so that sums d
 constexpr double kResidualCap = 10.0;
 
 // A kernel's curvature along the residual goes negative beyond its inflection; this share of the weight
-// keeps the model's matrix positive definite.
-constexpr double kRadialFloor = 0.1;
+// keeps the model's matrix positive definite. 1 is plain reweighting.
+constexpr double kRadialFloorNear = 0.1, kRadialFloorFar = 1.0;
+
+// A step is short when it moves the projections by less than this share of the kernel's scale (root mean
+// square). Measured: between 0.3 and 3 the number of iterations hardly changes.
+constexpr double kNearMotion = 1.0;
 
 enum Row { kX, kY, kZ, kU, kV, kWeight, kL11, kL21, kL22, kRows };
 
@@ -42,10 +46,10 @@ class Reprojection {
 
   bool ready() const { return rows_ && parts_; }
 
-  bool linearize(const Pose<double>& cam_from_centered, NormalEquations<double>& out) {
+  bool linearize(const Pose<double>& cam_from_centered, bool near, NormalEquations<double>& out) {
     visit_robust(problem_.loss, [&](auto tag) {
       const auto run = [&](std::int64_t chunk) {
-        linearize_chunk<decltype(tag)::value>(cam_from_centered, chunk, parts_[std::size_t(chunk)]);
+        linearize_chunk<decltype(tag)::value>(cam_from_centered, near, chunk, parts_[std::size_t(chunk)]);
       };
       if (chunks_ == 1)
         run(0);
@@ -112,10 +116,11 @@ class Reprojection {
   }
 
   template <int kind>
-  void linearize_chunk(const Pose<double>& pose, std::int64_t chunk, NormalEquations<double>& out) const {
+  void linearize_chunk(const Pose<double>& pose, bool near, std::int64_t chunk, NormalEquations<double>& out) const {
     NormalPack sums;
     const std::int64_t end = min_index(padded_, (chunk + 1) * kChunk);
     const PackD zero(0.0), scale2(problem_.loss.scale2);
+    const PackD radial((near ? kRadialFloorNear : kRadialFloorFar) - 1.0);
     for (std::int64_t n = chunk * kChunk; n < end; n += PackD::kWidth) {
       const Vec3<PackD> RX = rotate_pack(pose.R, {load(kX, n), load(kY, n), load(kZ, n)});
       ProjectedPack p;
@@ -125,7 +130,7 @@ class Reprojection {
       const PackD point = scale2 * load(kWeight, n);
       // Half the Hessian of rho: rho' I + 2 rho'' (k k^T), its radial eigenvalue kept positive.
       const PackD w = select(r.used, point * k.weight, zero);
-      const PackD floor = k.weight * PackD(kRadialFloor - 1.0) / max_(r.s, PackD(1e-300));
+      const PackD floor = k.weight * radial / max_(r.s, PackD(1e-300));
       const PackD bend = select(r.used, point * max_(PackD(2.0) * k.slope, floor), zero);
       ImageTerm term{point * k.rho, w * r.kx, w * r.ky, zero, zero, zero};
       term.mxx = w * r.ixx + bend * r.kx * r.kx;
@@ -210,8 +215,9 @@ bool run(const ReprojectionProblem& problem, RefinedPose& result, double* inlier
   Reprojection points(problem, center);
   if (!points.ready()) return false;
   Pose<double> pose = centered_pose(load_pose<double>(result.cam_from_world), center);
+  const double unit = problem.loss.scale2 * double(problem.count);
   const LevenbergOptions<double> options{problem.max_iterations, problem.tolerance,
-                                         1e-20 * problem.loss.scale2 * double(problem.count)};
+                                         1e-20 * unit, kNearMotion * kNearMotion * unit};
   NormalEquations<double> equations;
   const LevenbergResult solved = levenberg(points, options, pose, equations);
   result.cost = equations.cost;

@@ -3,9 +3,10 @@
 // Levenberg-Marquardt over a pose (Marquardt 1963, with the damping rule of Nielsen 1999): minimises
 // F(pose) = sum_n rho_n, given the cost and the normal equations A d = b of a quadratic model
 // F(pose + d) ~ F - 2 b^T d + d^T A d at any pose. `d` is the left update of se3.h, rotation first.
-//   Problem: bool linearize(const Pose<T>& cam_from_world, NormalEquations<T>& out);
-//     false aborts (out of memory, bad data). Every lane of a cooperative group may call levenberg with a
-//     `linearize` that leaves the same sums in all of them.
+//   Problem: bool linearize(const Pose<T>& cam_from_world, bool near, NormalEquations<T>& out);
+//     `near`: the step here is short, so that a model with the kernel's own curvature (Newton) pays; far
+//     from the minimum reweighted least squares makes the better steps. False aborts (bad data). Every lane
+//     of a cooperative group may call levenberg with a `linearize` that leaves the same sums in all of them.
 // A trial pose is linearised at once, not only evaluated: from a usable start nearly every step is accepted,
 // and one pass over the points is cheaper than two.
 #pragma once
@@ -33,8 +34,9 @@ enum class LevenbergStop : int {
 template <class T>
 struct LevenbergOptions {
   int max_iterations;
-  T tolerance;     // relative decrease of the cost that is not worth a step
-  T cost_floor;    // absolute decrease that is not
+  T tolerance;      // relative decrease of the cost that is not worth a step
+  T cost_floor;     // absolute decrease that is not
+  T near_decrease;  // a step that promises less than this is short
 };
 
 struct LevenbergResult {
@@ -66,7 +68,7 @@ PYLOC_HD inline T levenberg_step(const NormalEquations<T>& eq, T damping, T d[6]
 template <class T, class Problem>
 PYLOC_HD inline LevenbergResult levenberg(Problem& problem, const LevenbergOptions<T>& options,
                                           Pose<T>& cam_from_world, NormalEquations<T>& eq) {
-  if (!problem.linearize(cam_from_world, eq)) return {LevenbergStop::kAborted, 0};
+  if (!problem.linearize(cam_from_world, false, eq)) return {LevenbergStop::kAborted, 0};
   if (!isfinite_(eq.cost)) return {LevenbergStop::kNotFinite, 0};
   T damping = T(1e-4), growth = T(2);
   for (int iteration = 1; iteration <= options.max_iterations; ++iteration) {
@@ -79,7 +81,7 @@ PYLOC_HD inline LevenbergResult levenberg(Problem& problem, const LevenbergOptio
     if (solved) {
       const Pose<T> trial = left_update(cam_from_world, d);
       NormalEquations<T> next;
-      if (!problem.linearize(trial, next)) return {LevenbergStop::kAborted, iteration};
+      if (!problem.linearize(trial, promised < options.near_decrease, next)) return {LevenbergStop::kAborted, iteration};
       const T decrease = eq.cost - next.cost;
       accepted = decrease > T(0);  // false for NaN too
       if (accepted) {
