@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core import _arrays
 from pyloc_core.pose import PoseEstimate
 
 # Twin of pyloc::LevenbergStop.
@@ -67,6 +68,17 @@ class Refinement:
         )
 
 
+def as_weights(weights: Any, count: int) -> npt.NDArray[np.float64] | None:
+    """(N,) finite factors that are not negative."""
+    if weights is None:
+        return None
+    values = _arrays.as_array(weights, "weights", shape=("N",)).data
+    _arrays.check_equal_length(len(values), "weights", count, "points3d")
+    if (values < 0).any():
+        raise ValueError(f"weights must not be negative, got {values.min()}")
+    return values
+
+
 def estimate_from(
     found: Refinement, start: npt.NDArray[np.float64], seconds: float
 ) -> PoseEstimate:
@@ -104,5 +116,7 @@ def _failure(found: Refinement) -> str | None:
     if found.num_usable < 3:
         return f"only {found.num_usable} points take part in the pose, 3 are needed"
     if not found.observed:
-        return "the points leave a direction of the pose undetermined (collinear or duplicate points)"
+        return (
+            "the points leave a direction of the pose undetermined (collinear or duplicate points)"
+        )
     return None

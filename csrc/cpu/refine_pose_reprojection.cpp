@@ -116,7 +116,8 @@ class Reprojection {
   }
 
   template <int kind>
-  void linearize_chunk(const Pose<double>& pose, bool near, std::int64_t chunk, NormalEquations<double>& out) const {
+  void linearize_chunk(const Pose<double>& pose, bool near, std::int64_t chunk,
+                       NormalEquations<double>& out) const {
     NormalPack sums;
     const std::int64_t end = min_index(padded_, (chunk + 1) * kChunk);
     const PackD zero(0.0), scale2(problem_.loss.scale2);
@@ -216,8 +217,8 @@ bool run(const ReprojectionProblem& problem, RefinedPose& result, double* inlier
   if (!points.ready()) return false;
   Pose<double> pose = centered_pose(load_pose<double>(result.cam_from_world), center);
   const double unit = problem.loss.scale2 * double(problem.count);
-  const LevenbergOptions<double> options{problem.max_iterations, problem.tolerance,
-                                         1e-20 * unit, kNearMotion * kNearMotion * unit};
+  const LevenbergOptions<double> options{problem.max_iterations, problem.tolerance, 1e-20 * unit,
+                                         kNearMotion * kNearMotion * unit};
   NormalEquations<double> equations;
   const LevenbergResult solved = levenberg(points, options, pose, equations);
   result.cost = equations.cost;

@@ -28,8 +28,8 @@ struct RefinedPose {
   double cost, effective_inliers;
   std::int64_t num_usable, num_consistent;
   int iterations;
-  int stop;       // LevenbergStop
-  int observed;   // 0: some direction of the pose is not determined, covariance not set
+  int stop;      // LevenbergStop
+  int observed;  // 0: some direction of the pose is not determined, covariance not set
 };
 
 struct RefinePoseReprojectionKernels {

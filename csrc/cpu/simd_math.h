@@ -33,12 +33,12 @@ PYLOC_INLINE PackD exp_(PackD x) {
   const PackD magic(6755399441055744.0);  // 1.5 * 2^52: adding it rounds to an integer in the low bits
   const PackD rounded = fma_(clamped, PackD(1.4426950408889634074), magic);
   const PackD n = rounded - magic;
-  const PackD r = fma_(n, PackD(-1.90821492927058770002e-10),
-                       fma_(n, PackD(-6.93147180369123816490e-01), clamped));
+  const PackD r =
+      fma_(n, PackD(-1.90821492927058770002e-10), fma_(n, PackD(-6.93147180369123816490e-01), clamped));
   PackD p(1.0 / 6227020800.0);
-  const double inverse_factorial[] = {1.0,         1.0,          1.0 / 2,       1.0 / 6,        1.0 / 24,
-                                      1.0 / 120,   1.0 / 720,    1.0 / 5040,    1.0 / 40320,    1.0 / 362880,
-                                      1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
+  const double inverse_factorial[] = {
+      1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,      1.0 / 720,
+      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600};
   for (int k = 12; k >= 0; --k) p = fma_(p, r, PackD(inverse_factorial[k]));
   const Int scaled = (Int)p.raw + ((Int)rounded.raw << 52);
   return select(x < -708.0, PackD(0.0), PackD((PackD::Raw)scaled));

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pyloc_core import _arrays, _dispatch, _native
 from pyloc_core.camera import camera_native_args
 from pyloc_core.pose import PoseEstimate, as_cam_from_world
-from pyloc_core.refinement import Refinement, estimate_from
+from pyloc_core.refinement import Refinement, as_weights, estimate_from
 from pyloc_core.robust import RobustLoss, as_iterations, as_number, as_robust_loss
 
 
@@ -114,16 +114,6 @@ def refine_pose_reprojection(
             )
         )  # fmt: skip
     return estimate_from(found, start, time.perf_counter() - begin)
-
-
-def as_weights(weights: Any, count: int) -> npt.NDArray[np.float64] | None:
-    if weights is None:
-        return None
-    values = _arrays.as_array(weights, "weights", shape=("N",)).data
-    _arrays.check_equal_length(len(values), "weights", count, "points3d")
-    if (values < 0).any():
-        raise ValueError(f"weights must not be negative, got {values.min()}")
-    return values
 
 
 def _as_whitening(covariances2d: Any, count: int) -> npt.NDArray[np.float64] | None:

@@ -24,10 +24,10 @@ struct NormalEquations {
 };
 
 enum class LevenbergStop : int {
-  kConverged = 0,       // the model promises no further decrease worth having
+  kConverged = 0,  // the model promises no further decrease worth having
   kMaxIterations = 1,
-  kNoDecrease = 2,      // no step however short lowers the cost: the minimum, to rounding
-  kNotFinite = 3,       // the cost at the start is not finite
+  kNoDecrease = 2,  // no step however short lowers the cost: the minimum, to rounding
+  kNotFinite = 3,   // the cost at the start is not finite
   kAborted = 4
 };
 
@@ -81,7 +81,8 @@ PYLOC_HD inline LevenbergResult levenberg(Problem& problem, const LevenbergOptio
     if (solved) {
       const Pose<T> trial = left_update(cam_from_world, d);
       NormalEquations<T> next;
-      if (!problem.linearize(trial, promised < options.near_decrease, next)) return {LevenbergStop::kAborted, iteration};
+      if (!problem.linearize(trial, promised < options.near_decrease, next))
+        return {LevenbergStop::kAborted, iteration};
       const T decrease = eq.cost - next.cost;
       accepted = decrease > T(0);  // false for NaN too
       if (accepted) {

@@ -8,9 +8,11 @@
 //   cauchy          ln(1 + s)                                      Black and Anandan 1996 (Lorentzian)
 //   geman_mcclure   s / (1 + s)                                    Geman and McClure 1985
 //   tukey           (1 - (1 - s)^3) / 3 up to 1, then 1/3          Beaton and Tukey 1974
-//   welsch          2 (1 - exp(-s / 2))                            Dennis and Welsch 1978; Eq. 4.11's negative
+//   welsch          2 (1 - exp(-s / 2))                            Dennis and Welsch 1978; Eq. 4.11's
+//   negative
 //                                                                  Gaussian of sigma = scale, up to constants
-//   barron          2 |a-2| / a ((s / |a-2| + 1)^(a/2) - 1)        Barron 2019, Eq. 8 (twice, for rho'(0) = 1)
+//   barron          2 |a-2| / a ((s / |a-2| + 1)^(a/2) - 1)        Barron 2019, Eq. 8 (twice, for rho'(0) =
+//   1)
 // rho' lies in [0, 1]: it is the weight of iteratively reweighted least squares, and the optimal value of the
 // outlier process that the kernel stands for (Black and Rangarajan 1996).
 #pragma once
