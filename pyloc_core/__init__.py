@@ -10,6 +10,7 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
+from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
 from pyloc_core.pose import (
     PoseEstimate,
@@ -30,6 +31,7 @@ __all__ = [
     "Implementation",
     "LossMaps",
     "MissingExtra",
+    "P3PSolutions",
     "PoseEstimate",
     "build_info",
     "camera_center",
@@ -39,6 +41,7 @@ __all__ = [
     "implementations",
     "inverse_pose",
     "map_from_image",
+    "p3p",
     "pose_error",
     "quaternion_from_rotation",
     "refine_pose_reprojection",

@@ -196,7 +196,7 @@ PYLOC_INLINE PackMask<T> isfinite_(Pack<T> a) {
 
 PYLOC_INLINE PackF sqrt_(PackF a) {
 #if defined(__AVX512F__)
-  return PackF((PackF::Raw)_mm512_sqrt_ps((__m512)a.raw));
+  return PackF((PackF::Raw)_mm512_maskz_sqrt_ps(__mmask16(-1), (__m512)a.raw));
 #elif defined(__AVX2__)
   return PackF((PackF::Raw)_mm256_sqrt_ps((__m256)a.raw));
 #elif defined(__SSE2__)
@@ -209,7 +209,7 @@ PYLOC_INLINE PackF sqrt_(PackF a) {
 }
 PYLOC_INLINE PackD sqrt_(PackD a) {
 #if defined(__AVX512F__)
-  return PackD((PackD::Raw)_mm512_sqrt_pd((__m512d)a.raw));
+  return PackD((PackD::Raw)_mm512_maskz_sqrt_pd(__mmask8(-1), (__m512d)a.raw));
 #elif defined(__AVX2__)
   return PackD((PackD::Raw)_mm256_sqrt_pd((__m256d)a.raw));
 #elif defined(__SSE2__)
