@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,17 @@ class PoseEstimate:
     energy: float = 0.0
     num_usable: int = 0
     num_consistent: int = 0
+
+    def like(self, *sources: _arrays.ArrayIn) -> PoseEstimate:
+        """The estimate with arrays of the caller's kind: torch if any of the sources was torch."""
+        if not any(source.is_torch for source in sources):
+            return self
+        return replace(
+            self,
+            cam_from_world=_arrays.like(self.cam_from_world, *sources),
+            inlier_probability=_arrays.like(self.inlier_probability, *sources),
+            covariance=_arrays.like(self.covariance, *sources),
+        )
 
     @classmethod
     def failed(

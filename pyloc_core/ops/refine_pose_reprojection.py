@@ -95,7 +95,7 @@ def refine_pose_reprojection(
     threads = _arrays.thread_count(num_threads)
     reference = _dispatch.use_reference("refine_pose_reprojection", implementation)
     if count == 0:
-        return PoseEstimate.failed("no points", 0, cam_from_world=start)
+        return PoseEstimate.failed("no points", 0, cam_from_world=start).like(xy, xyz)
     begin = time.perf_counter()
     if reference:
         found = _run_reference(
@@ -113,7 +113,7 @@ def refine_pose_reprojection(
                 _arrays.pointer(found.inlier_probability),
             )
         )  # fmt: skip
-    return estimate_from(found, start, time.perf_counter() - begin)
+    return estimate_from(found, start, time.perf_counter() - begin).like(xy, xyz)
 
 
 def _as_whitening(covariances2d: Any, count: int) -> npt.NDArray[np.float64] | None:
