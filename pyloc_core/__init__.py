@@ -11,6 +11,7 @@ from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
 from pyloc_core.ops.p3p import P3PSolutions, p3p
+from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
 from pyloc_core.pose import (
     PoseEstimate,
@@ -44,6 +45,7 @@ __all__ = [
     "p3p",
     "pose_error",
     "quaternion_from_rotation",
+    "refine_pose",
     "refine_pose_reprojection",
     "rotation_from_quaternion",
     "scale_intrinsics",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""When does a pose over loss maps count as found? The rule and its derivation: csrc/include/pyloc/consensus.h."""
+"""When does a pose over loss maps count as found? The rule of csrc/include/pyloc/consensus.h, derived there."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Consensus(NamedTuple):
 
 def map_evidence(maps: LossMaps) -> tuple[Tensor, Tensor, Tensor]:
     """Peak gain, share of the window at half the peak or above, and usability of every map (N,)."""
-    rows = torch.as_tensor(maps._rows())
-    gain = torch.as_tensor(maps.gain)
-    peak = torch.as_tensor(maps.peak_gain)
+    rows = torch.tensor(maps._rows())
+    gain = torch.tensor(maps.gain)
+    peak = torch.tensor(maps.peak_gain)
     high = torch.bincount(rows[gain >= CONSISTENT_SHARE * peak[rows]], minlength=len(maps))
     share = high.double() / (maps.window[0] * maps.window[1])
-    usable = peak - torch.as_tensor(maps.flat_gain) > USABLE_GAIN
+    usable = peak - torch.tensor(maps.flat_gain) > USABLE_GAIN
     return peak.double(), share, usable
 
 

@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Refinement of a camera pose over loss maps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import numpy as np
+
+from pyloc_core import _arrays, _dispatch, _native
+from pyloc_core.camera import camera_native_args
+from pyloc_core.maps import LossMaps
+from pyloc_core.pose import PoseEstimate, as_cam_from_world
+
+# Twin of pyloc::GncReason.
+_REASONS = (
+    "converged",
+    "stalled: five damped steps in a row did not lower the energy",
+    "stopped at max_iterations",
+    "no live cell lies near any projection",
+    "not refined",
+)
+_MIN_USABLE = 4  # pyloc::kMinUsable
+
+
+def refine_pose(
+    maps: LossMaps,
+    points3d: Any,
+    camera: Any,
+    cam_from_world: Any,
+    *,
+    sigma_max: float = 2.0,
+    sigma_min: float = 0.6,
+    max_iterations: int = 200,
+    gain_ratio: float = 0.1,
+    min_decrease: float = 1e-5,
+    compat: Literal["published"] | None = None,
+    num_threads: int | None = None,
+    implementation: str | None = None,
+) -> PoseEstimate:
+    """Refine a pose on N loss maps by graduated non-convexity.
+
+    Minimises `E_sigma = -sum_n sum_q gain_n(q) k_sigma(|q - p_n|)` over the pose, `p_n` the
+    projection of point n and `k_sigma` the isotropic Gaussian density, for a falling sequence of
+    sigma: `sigma_max`, the powers of two below it down to 1, 0.9, 0.8 ... `sigma_min`.
+
+    Args:
+        maps: N loss maps; windows and full maps alike, their cells are the unit of sigma.
+        points3d: (N, 3) world points.
+        camera: `Camera` (or pycolmap camera, or dictionary) in image pixels, or (3, 3) K in map
+            cells. Distortion enters the projection and its Jacobian.
+        cam_from_world: (3, 4) or (4, 4) start. A rotation within 1e-3 of orthonormal is cleaned up.
+        sigma_max, sigma_min: cells; the thesis takes 2.0 and 0.6 for coarse maps, 8.0 and 0.6 for
+            fine ones (appendix B.2.3).
+        max_iterations: bound on steps over all sigmas.
+        gain_ratio, min_decrease: sigma advances when a step's decrease is at most `gain_ratio` times
+            the sum of the maps' absolute changes (Zach and Bourmaud 2018), or below `min_decrease`.
+        compat: "published" reproduces the control flow of the published program: sigma = 1 twice,
+            energies of two sigmas compared when sigma changes, damping by the identity until 1e7.
+        num_threads: threads; the result does not depend on it.
+        implementation: "native" or "reference" (torch, float64).
+
+    Returns:
+        PoseEstimate. `cost` is Eq. 4.6 in nats at the returned pose and `gain` N ln|O| minus it;
+        `energy` is E at the last sigma; `inlier_probability` (N,) is 1 - exp(-gain_n); `covariance`
+        (6, 6) belongs to the left update, rotation (radians) first: the inverse curvature of E at the
+        pose, scaled by the dispersion of the maps' votes. `success` needs 4 usable maps (peak gain
+        more than 1 nat above a flat map's) and so many of them consistent with the pose (bilinear
+        gain at least half the peak) that chance would be expected to reach as many in fewer than one
+        of a hundred images (csrc/include/pyloc/consensus.h). Without success the covariance is
+        infinite and the pose is the start, or, when the optimisation ran, where it ended.
+        `inlier_probability` is of the kind (NumPy or torch) of `points3d`, pose and covariance of the
+        kind of `cam_from_world`.
+
+    Raises:
+        ValueError, TypeError: wrong shapes or dtypes, NaN or infinite values, lengths that differ, a
+            start that is no rotation, sigmas that are not positive or out of order.
+
+    Source: H. Germain, thesis (2021), section 4.4.2, Eq. 4.6 and 4.9, appendix B.
+    """
+    begin = time.perf_counter()
+    if not isinstance(maps, LossMaps):
+        raise TypeError(f"maps must be LossMaps, got {type(maps).__name__}")
+    points = _arrays.as_array(points3d, "points3d", shape=("N", 3))
+    _arrays.check_equal_length(len(maps), "maps", len(points.data), "points3d")
+    start = as_cam_from_world(cam_from_world)
+    if not np.isfinite(start).all():
+        raise ValueError("cam_from_world holds values too large to be a pose")
+    threads = _arrays.thread_count(num_threads)
+    options = _options(sigma_max, sigma_min, max_iterations, gain_ratio, min_decrease, compat)
+    args = camera_native_args(camera, maps.size)
+    run = _run_reference if _dispatch.use_reference("refine_pose", implementation) else _run_native
+    pose, gains, covariance, found = run(maps, points.data, args, start, options, threads)
+    estimate = _estimate(maps, pose, gains, covariance, found)
+    is_torch = _arrays.is_torch(cam_from_world)
+    return _finished(estimate, points, is_torch, time.perf_counter() - begin)
+
+
+def _options(
+    sigma_max: float,
+    sigma_min: float,
+    max_iterations: int,
+    gain_ratio: float,
+    min_decrease: float,
+    compat: str | None,
+) -> tuple[float, float, int, float, float, int]:
+    """The fields of pyloc::GncOptions, checked."""
+    sigmas = float(sigma_max), float(sigma_min)
+    if not (np.isfinite(sigmas).all() and 0 < sigmas[1] <= sigmas[0]):
+        raise ValueError(f"sigma_max >= sigma_min > 0 must hold, got {sigma_max} and {sigma_min}")
+    if sigmas[0] > 1e4 or sigmas[1] < 1e-2:
+        raise ValueError(f"sigmas must lie between 0.01 and 10000 cells, got {sigmas}")
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, (int, np.integer)):
+        raise TypeError(f"max_iterations must be an int, got {max_iterations!r}")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+    for name, value in (("gain_ratio", gain_ratio), ("min_decrease", min_decrease)):
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and not negative, got {value!r}")
+    if compat not in (None, "published"):
+        raise ValueError(f'compat must be None or "published", got {compat!r}')
+    steps = min(int(max_iterations), 1_000_000)
+    return (*sigmas, steps, float(gain_ratio), float(min_decrease), int(compat is not None))
+
+
+class _Found:
+    """What either implementation reports beside the arrays."""
+
+    def __init__(self, values: tuple[Any, ...]) -> None:
+        self.energy, self.iterations, self.reason = values[:3]
+        self.usable, self.consistent, self.log_false_alarms, self.success = values[3:]
+
+
+_Outcome = tuple[np.ndarray, np.ndarray, np.ndarray, _Found]
+
+
+def _run_native(
+    maps: LossMaps,
+    points: np.ndarray,
+    camera: tuple[float, ...],
+    start: np.ndarray,
+    options: tuple[Any, ...],
+    threads: int,
+) -> _Outcome:
+    pose, covariance, gains = np.empty((3, 4)), np.empty((6, 6)), np.empty(len(maps))
+    start = np.ascontiguousarray(start)
+    pointer = _arrays.pointer
+    _gain, energy, _c, iterations, _passes, reason, usable, consistent, _p, alarms, success = (
+        _native.refine_pose(
+            maps.native_args(),
+            pointer(points),
+            camera,
+            pointer(start),
+            options,
+            threads,
+            pointer(pose),
+            pointer(covariance),
+            pointer(gains),
+        )
+    )
+    found = _Found((energy, iterations, reason, usable, consistent, alarms, success))
+    return pose, gains, covariance, found
+
+
+def _run_reference(
+    maps: LossMaps,
+    points: np.ndarray,
+    camera: tuple[float, ...],
+    start: np.ndarray,
+    options: tuple[Any, ...],
+    threads: int,
+) -> _Outcome:
+    import torch
+
+    module = _dispatch.reference_module("refine_pose")
+    settings = module.Options(*options[:5], published=bool(options[5]))
+    tensor = torch.as_tensor
+    with torch.no_grad():
+        r = module.refine_pose(maps, tensor(points.copy()), camera, tensor(start), settings)
+    c = r.consensus
+    verdict = (c.usable, c.consistent, c.log_false_alarms, c.success)
+    found = _Found((r.energy, r.iterations, r.reason, *verdict))
+    return r.cam_from_world.numpy(), r.gains.numpy(), r.covariance.numpy(), found
+
+
+def _estimate(
+    maps: LossMaps, pose: np.ndarray, gains: np.ndarray, covariance: np.ndarray, found: _Found
+) -> PoseEstimate:
+    count, gain = len(maps), float(gains.sum())
+    success = found.success
+    stopped = _REASONS[found.reason]
+    if count == 0:
+        reason = "no points"
+    elif found.usable < _MIN_USABLE:
+        reason = f"{found.usable} of {count} maps are usable, {_MIN_USABLE} are needed"
+    elif not success:
+        reason = (
+            f"{found.consistent} of {found.usable} usable maps agree with the pose, "
+            f"which chance explains ({stopped})"
+        )
+    elif not np.isfinite(covariance).all():
+        success = False
+        reason = f"the maps do not fix all six degrees of freedom ({stopped})"
+    else:
+        reason = stopped
+    if not success:
+        covariance = np.full((6, 6), np.inf)
+    return PoseEstimate(
+        cam_from_world=pose,
+        success=success,
+        reason=reason,
+        cost=count * maps.log_cardinality - gain,
+        gain=gain,
+        inlier_probability=-np.expm1(-gains),
+        covariance=covariance,
+        iterations=found.iterations,
+        energy=found.energy,
+        num_usable=found.usable,
+        num_consistent=found.consistent,
+    )
+
+
+def _finished(
+    estimate: PoseEstimate, points: _arrays.ArrayIn, torch_pose: bool, seconds: float
+) -> PoseEstimate:
+    """The same with arrays of the caller's kinds and the time taken."""
+    from dataclasses import replace
+
+    kind = _arrays.torch_module().from_numpy if torch_pose else np.asarray
+    return replace(
+        estimate,
+        cam_from_world=kind(estimate.cam_from_world),
+        covariance=kind(estimate.covariance),
+        inlier_probability=_arrays.like(estimate.inlier_probability, points),
+        timings={"refine_pose": seconds},
+    )
