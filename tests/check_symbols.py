@@ -28,7 +28,11 @@ def shared_weak_symbols(build: Path) -> list[str]:
             ).stdout
             for line in listing.splitlines():
                 parts = line.split(maxsplit=2)
-                if len(parts) == 3 and parts[1] in "VvWwu" and f"{isa}::" not in parts[2]:
+                if len(parts) != 3 or parts[2].startswith(
+                    "DW.ref."
+                ):  # a pointer for unwinding: data
+                    continue
+                if parts[1] in "VvWwu" and f"{isa}::" not in parts[2]:
                     found.append(f"{path.name} ({isa}): {parts[2]}")
     return found
 
