@@ -1,0 +1,255 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line `pyloc-core`. Heavy modules are imported by the command that needs them.
+
+Exit codes: 0 done; 1 ran, but a photo was not localized; 2 the input does not fit (one line says why).
+PYLOC_TRACEBACK=1 shows where an error came from.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+except ImportError:
+    print("error: the command line needs typer: pip install 'pyloc_core[all]'", file=sys.stderr)
+    raise SystemExit(2) from None
+
+from pyloc_core._extras import MissingExtra
+
+app = typer.Typer(
+    name="pyloc-core",
+    help="Find where a photo was taken, against a COLMAP model and its images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: all cores.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+Methods = Annotated[str | None, typer.Option("--methods", help="Comma separated; default all.")]
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """What the user can mend becomes one line on stderr and exit code 2, not a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, OSError, MissingExtra, MemoryError) as error:
+            if os.environ.get("PYLOC_TRACEBACK"):
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@app.command("build-map")
+@_one_line_errors
+def build_map(
+    model: Annotated[Path, typer.Argument(help="Folder of a COLMAP model.")],
+    images: Annotated[Path, typer.Argument(help="Folder of the model's images.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the map to.")],
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Image to leave out; repeatable.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Make a map of a COLMAP model: its points with descriptors from its images."""
+    from pyloc_core.localization.colmap_model import read_model
+
+    reconstruction = read_model(model, images, exclude or [])
+    from pyloc_core.localization import Map
+
+    built = Map.build(reconstruction, images, progress=not quiet)
+    built.save(out)
+    typer.echo(f"{out}: {len(built)} points, {len(built.image_names)} images")
+
+
+@app.command()
+@_one_line_errors
+def localize(
+    map_folder: Annotated[Path, typer.Argument(metavar="MAP", help="Folder of build-map.")],
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...")] = None,
+    out: Annotated[Path, typer.Option("--out", help="poses.json, .csv or .txt.")] = Path(
+        "poses.json"
+    ),
+    camera: Annotated[
+        str | None, typer.Option("--camera", help="'MODEL width height params...' of all photos.")
+    ] = None,
+    focal: Annotated[
+        float | None, typer.Option("--focal", help="Focal length of all photos in pixels.")
+    ] = None,
+    cameras: Annotated[
+        Path | None, typer.Option("--cameras", help="JSON: image name -> model, width, ...")
+    ] = None,
+    list_file: Annotated[
+        Path | None, typer.Option("--list", help="Lines 'image [MODEL width height params...]'.")
+    ] = None,
+    prior: Annotated[
+        Path | None, typer.Option("--prior", help="JSON with poses, such as an earlier --out.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Folder for a picture of each photo.")
+    ] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Localize photos. The camera comes from the options, the map, or EXIF, in this order."""
+    from pyloc_core.localization.batch import CameraSource, localize_photos
+    from pyloc_core.localization.photo_camera import read_list
+    from pyloc_core.localization.poses_file import check_suffix, write_poses
+
+    check_suffix(out)
+    listed = read_list(list_file) if list_file else []
+    base = list_file.parent if list_file else Path()
+    photos: list[tuple[Path, Any]] = [(path, None) for path in images or []]
+    photos += [(path if (path := Path(name)).exists() else base / name, c) for name, c in listed]
+    if not photos:
+        raise ValueError("no photos given: name images, or a file of names with --list")
+    source = CameraSource.from_options(camera=camera, focal=focal, cameras=cameras)
+    entries = []
+    for entry in localize_photos(
+        map_folder, photos, source, prior=prior, plot=plot, seed=seed, num_threads=threads
+    ):
+        entries.append(entry)
+        typer.echo(_line(entry), err=not entry["success"])
+    write_poses(out, entries)
+    done = sum(entry["success"] for entry in entries)
+    typer.echo(f"{out}: {done} of {len(entries)} photos localized")
+    if done < len(entries):
+        raise typer.Exit(1)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    if not entry["success"]:
+        return f"{entry['image']}: not localized: {entry['reason']}"
+    x, y, z = entry["center"]
+    spread = ""
+    if entry["rotation_std_deg"] is not None:
+        spread = f"  (one sigma {entry['rotation_std_deg']:.3f} deg, {entry['center_std']:.4g})"
+    return (
+        f"{entry['image']}: camera at {x:.5g} {y:.5g} {z:.5g}{spread}, "
+        f"{entry['num_consistent']} of {entry['num_points']} points, {entry['seconds']:.2f} s"
+    )
+
+
+@app.command()
+@_one_line_errors
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", help="Folder with images/, loo/, cameras.json.")],
+    methods: Methods = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    queries: Annotated[
+        str | None, typer.Option("--queries", help="Comma separated file names; default all.")
+    ] = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Leave-one-out localization of every photo of a folder, method against method."""
+    from pyloc_core.localization import METHODS, format_table
+    from pyloc_core.localization import evaluate as evaluate_folder
+
+    chosen = tuple(name.strip() for name in methods.split(",")) if methods else METHODS
+    rows = evaluate_folder(
+        data,
+        chosen,
+        queries=[name.strip() for name in queries.split(",")] if queries else None,
+        seed=seed,
+        num_threads=threads,
+        progress=not quiet,
+    )
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    typer.echo(format_table(rows))
+
+
+@app.command()
+@_one_line_errors
+def demo(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder as for evaluate; default: own scene.")
+    ] = None,
+    query: Annotated[str | None, typer.Option("--query", help="Photo to leave out.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for all output.")] = Path(
+        "demo_output"
+    ),
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Build a map, localize a photo that is not in it, print pose and error, draw a picture."""
+    from pyloc_core.localization.demo import run_demo
+
+    result = run_demo(data, query=query, out=out, seed=seed, num_threads=threads, say=typer.echo)
+    if not result.estimate.success:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_one_line_errors
+def bench(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Per measurement.")] = 0.5,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+) -> None:
+    """Time the operators on this machine, one thread, beside their plain NumPy forms."""
+    from pyloc_core.localization.operator_times import format_times, measure
+
+    rows = measure(seconds)
+    typer.echo(format_times(rows))
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@app.command()
+@_one_line_errors
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What this build is: version, compiler, instruction set, operators, optional packages."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from pyloc_core import build_info
+    from pyloc_core._extras import _EXTRAS
+
+    content: dict[str, Any] = dict(build_info())
+    packages = {}
+    for package, extra in _EXTRAS.values():
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = f"missing (pyloc_core[{extra}])"
+    content["packages"] = packages
+    if as_json:
+        typer.echo(json.dumps(content, indent=1))
+        return
+    for key, value in content.items():
+        if isinstance(value, dict):
+            typer.echo(f"{key}:")
+            for name, entry in value.items():
+                text = entry if isinstance(entry, str) else ", ".join(map(str, entry))
+                typer.echo(f"  {name:<22} {text}")
+        else:
+            typer.echo(f"{key + ':':<24} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a COLMAP model with errors that say what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyloc_core._extras import require
+
+
+def read_model(folder: str | Path, image_folder: str | Path, exclude: Sequence[str] = ()) -> Any:
+    """A `pycolmap.Reconstruction` whose registered images all exist, less the excluded ones.
+
+    Raises ValueError naming what is missing: the folder, a file of the model, an image, or the
+    name to exclude; MissingExtra without pycolmap.
+    """
+    pycolmap = require("pycolmap", "reading a COLMAP model")
+    folder, image_folder = Path(folder), Path(image_folder)
+    if not folder.is_dir():
+        raise ValueError(f"no such model folder: {folder}")
+    for ending in (".bin", ".txt"):
+        missing = [
+            n for n in ("cameras", "images", "points3D") if not (folder / f"{n}{ending}").is_file()
+        ]
+        if not missing:
+            break
+    else:
+        raise ValueError(f"{folder} is no COLMAP model: cameras, images and points3D .bin or .txt")
+    if not image_folder.is_dir():
+        raise ValueError(f"no such image folder: {image_folder}")
+    try:
+        model = pycolmap.Reconstruction(str(folder))
+    except Exception as error:  # pycolmap raises RuntimeError and others for damaged files
+        raise ValueError(f"cannot read the COLMAP model in {folder}: {error}") from None
+    names = {image.name: image for image in model.images.values() if image.has_pose}
+    for name in exclude:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"the model has no image {name}{hint}")
+        model.deregister_frame(names.pop(name).frame_id)
+    absent = sorted(name for name in names if not (image_folder / name).is_file())
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ValueError(f"{image_folder} lacks the model's image {absent[0]}{more}")
+    return model
