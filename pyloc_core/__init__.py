@@ -10,6 +10,7 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
+from pyloc_core.ops.local_loss_maps import local_loss_maps
 from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
@@ -41,6 +42,7 @@ __all__ = [
     "image_from_map",
     "implementations",
     "inverse_pose",
+    "local_loss_maps",
     "map_from_image",
     "p3p",
     "pose_error",

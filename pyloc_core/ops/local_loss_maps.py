@@ -1,0 +1,235 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loss maps in windows of a fine feature map."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pyloc_core import _arrays, _dispatch, _native
+from pyloc_core.maps import LossMaps
+from pyloc_core.maps_layout import (
+    MaxEntries,
+    check_size,
+    default_log_cardinality,
+    entry_limit,
+)
+
+Compat = Literal["published", "published_placed"]
+
+# The published program: windows of 2 (w // 2) + 1 cells, ln(x + 2^-23) for ln x.
+PUBLISHED_EPSILON = 2.0**-23
+# Centres further away than this see nothing of any map; int32 origins hold them.
+_FAR = 1e6
+
+
+def local_loss_maps(
+    descriptors: Any,
+    features: Any,
+    centers: Any,
+    *,
+    window: int | tuple[int, int] = 64,
+    coarse_mass: Any = None,
+    scale: float | None = None,
+    strides: tuple[float, float] = (2.0, 16.0),
+    temperature: float = 1.0,
+    max_entries: MaxEntries = None,
+    compat: Compat | None = None,
+    num_threads: int | None = None,
+    implementation: str | None = None,
+) -> LossMaps:
+    """Loss maps of N descriptors in windows of a fine feature map around prior positions.
+
+    `L_n(p) = min(ln|O|, -ln(C_n(p) * mass_n * scale))`, `C_n` the softmax of
+    `<h_n, features(p)> / temperature` over the cells of the window that lie in the map, and
+    `|O| = 1 + H W` of the full fine map (thesis, section 4.4.3).
+
+    Args:
+        descriptors: h (N, D), float32, float16 or bfloat16.
+        features: (D, H, W), float32, float16 or bfloat16; read once, never gathered.
+        centers: (N, 2) fine map coordinates (x, y), for example reprojections under a coarse pose.
+            The window of a centre holds the cells `floor(centre) - w // 2` and the w - 1 after it.
+            A centre that is not finite, or whose window misses the map, drops its map.
+        window: w, or (h, w), cells.
+        coarse_mass: probability that the coarse stage gave the window, (N,) or one number, within
+            0 and 1 (`LossMaps.mass` of the coarse maps); None stands for 1. Mass 0 drops the map.
+        scale: factor of the probability; None takes (strides[0] / strides[1])^2, the thesis' 1/64
+            for the default strides. 1 is the exact probability, with nearly every cell live.
+        strides: strides of the fine and of the coarse map, image pixels per cell.
+        temperature: divides the logits.
+        max_entries: live cells kept per map, the least informative dropped first (equal losses:
+            the later cell). None is the default of 256; "all" keeps everything.
+        compat: "published" reproduces the published program: windows of 2 (w // 2) + 1 cells around
+            the centre truncated towards zero, cells outside the map in the softmax with logit 0,
+            scale 1 / w, -ln(x + 2^-23), and entries displaced by w // 2 in x and y.
+            "published_placed" is the same without the displacement.
+
+    Returns:
+        LossMaps with the windows' origins. A dropped map has no entries.
+
+    Raises:
+        ValueError: shapes that do not fit, D, H or W = 0, values that are not finite (features are
+            checked where a window reads them), mass outside [0, 1], scale or temperature not positive.
+        TypeError: arrays that are not real numbers.
+    """
+    use_reference = _dispatch.use_reference("local_loss_maps", implementation)
+    problem = _check(
+        descriptors, features, centers, window, coarse_mass, scale, strides, temperature, compat
+    )
+    limit = entry_limit(max_entries)
+    threads = _arrays.thread_count(num_threads)
+    if use_reference:
+        return _run_reference(problem, limit)
+    return _run(problem, limit, threads)
+
+
+class _Problem(NamedTuple):
+    descriptors: _arrays.ArrayIn
+    features: _arrays.ArrayIn
+    origins: npt.NDArray[np.int32]
+    window: tuple[int, int]
+    log_weight: npt.NDArray[np.float64]
+    temperature: float
+    log_cardinality: float
+    epsilon: float
+    zeros_outside: bool
+    shift: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.features.shape[1], self.features.shape[2]
+
+    @property
+    def placed(self) -> npt.NDArray[np.int32]:
+        """Where the windows' entries are stored."""
+        return self.origins + np.int32(self.shift)
+
+
+def _check(
+    descriptors: Any,
+    features: Any,
+    centers: Any,
+    window: Any,
+    coarse_mass: Any,
+    scale: float | None,
+    strides: tuple[float, float],
+    temperature: float,
+    compat: Compat | None,
+) -> _Problem:
+    if compat not in (None, "published", "published_placed"):
+        raise ValueError(f'compat must be None, "published" or "published_placed", got {compat!r}')
+    h = _arrays.as_array(descriptors, "descriptors", shape=("N", "D"), dtype="float32")
+    f = _arrays.as_array(
+        features, "features", shape=("D", "H", "W"), dtype=_arrays.FEATURE_DTYPES, finite=False
+    )
+    c = _arrays.as_array(centers, "centers", shape=("N", 2), finite=False)
+    _arrays.check_equal_length(len(h.data), "descriptors", len(c.data), "centers")
+    if 0 in f.shape:
+        raise ValueError(f"features must not be empty, got shape {f.shape}")
+    if h.shape[1] != f.shape[0]:
+        raise ValueError(f"descriptors have {h.shape[1]} channels and features {f.shape[0]}")
+    size = check_size(f.shape[1:], "the size of features")
+    extent = check_size((window, window) if np.ndim(window) == 0 else window, "window")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    published = compat is not None
+    if scale is None:
+        if not all(math.isfinite(s) and s > 0 for s in strides) or len(strides) != 2:
+            raise ValueError(f"strides must be two positive numbers, got {strides!r}")
+        scale = 1.0 / extent[1] if published else (strides[0] / strides[1]) ** 2
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be positive and finite, got {scale}")
+    half = (extent[0] // 2, extent[1] // 2)
+    if published:
+        extent = (2 * half[0] + 1, 2 * half[1] + 1)
+    origins, alive = _origins(c.data, half, published)
+    log_weight = _log_weight(coarse_mass, len(c.data), scale)
+    log_weight[~alive] = -np.inf
+    return _Problem(
+        h, f, origins, extent, log_weight, float(temperature), default_log_cardinality(size),
+        PUBLISHED_EPSILON if published else 0.0, published,
+        half[0] if compat == "published" else 0,
+    )  # fmt: skip
+
+
+def _origins(
+    centers: npt.NDArray[np.float64], half: tuple[int, int], published: bool
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    """First cells (x, y) of the windows, and which centres can see a map at all."""
+    alive: npt.NDArray[np.bool_] = np.asarray(np.all(np.abs(centers) < _FAR, axis=1))  # NaN: False
+    cell = np.where(alive[:, None], centers, 0.0)
+    cell = np.trunc(cell) if published else np.floor(cell)
+    return (cell - [half[1], half[0]]).astype(np.int32), alive
+
+
+def _log_weight(coarse_mass: Any, count: int, scale: float) -> npt.NDArray[np.float64]:
+    if coarse_mass is None:
+        return np.full(count, math.log(scale))
+    mass = _arrays.as_array(coarse_mass, "coarse_mass").data
+    if mass.shape not in ((), (count,)):
+        raise ValueError(f"coarse_mass must be a number or ({count},), got {mass.shape}")
+    if mass.size and (mass.min() < 0 or mass.max() > 1 + 1e-6):
+        raise ValueError(f"coarse_mass must lie within 0 and 1, got {mass.min()} to {mass.max()}")
+    with np.errstate(divide="ignore"):
+        return np.log(np.broadcast_to(mass, (count,)) * scale)
+
+
+def _flat_gain(problem: _Problem) -> npt.NDArray[np.float32]:
+    """Gain of a softmax that is the same in every cell of the window."""
+    size = np.array(problem.size[::-1])
+    first = problem.origins.astype(np.int64)
+    last = first + np.array(problem.window[::-1])
+    extent = np.clip(last, 0, size) - np.clip(first, 0, size)
+    if problem.zeros_outside:
+        extent = last - first
+    cells = extent.prod(1)
+    gain = problem.log_cardinality + problem.log_weight - np.log(np.maximum(cells, 1))
+    return np.where(cells > 0, np.maximum(gain, 0.0), 0.0).astype(np.float32)
+
+
+def _run(problem: _Problem, limit: int, threads: int) -> LossMaps:
+    count, channels = problem.descriptors.shape
+    height, width = problem.size
+    rows = _native.SparseRows(count)
+    status = _native.local_loss_maps(
+        _arrays.pointer(problem.descriptors.data), _arrays.pointer(problem.features.data),
+        problem.features.code, count, channels, height, width, _arrays.pointer(problem.origins),
+        *problem.window, _arrays.pointer(problem.log_weight), problem.temperature,
+        problem.log_cardinality, problem.epsilon, problem.zeros_outside, problem.shift, limit,
+        threads, rows,
+    )  # fmt: skip
+    if status == 1:
+        raise MemoryError("local_loss_maps: out of memory")
+    if status == 2:
+        raise ValueError("features holds NaN, infinite or too large values inside a window")
+    return _finish(problem, rows)
+
+
+def _run_reference(problem: _Problem, limit: int) -> LossMaps:
+    """Dense windows from the oracle, made sparse by the same code as everyone's dense maps."""
+    reference = _dispatch.reference_module("local_loss_maps")
+    features = problem.features.data
+    if problem.features.dtype == "bfloat16":
+        features = _arrays.bfloat16_to_float32(features)
+    dense = reference.local_loss_maps(problem.descriptors.data, features, *problem[2:-1]).numpy()
+    if np.isnan(dense).any():
+        raise ValueError("features holds NaN or infinite values inside a window")
+    maps = LossMaps.from_dense(
+        dense, log_cardinality=problem.log_cardinality, origins=problem.placed, size=problem.size,
+        max_entries=limit,
+    )  # fmt: skip
+    return LossMaps._make(
+        maps.row_ptr, maps.xy, maps.gain, problem.size, problem.window, problem.placed,
+        problem.log_cardinality, _flat_gain(problem), (problem.descriptors, problem.features),
+    )  # fmt: skip
+
+
+def _finish(problem: _Problem, rows: Any) -> LossMaps:
+    return LossMaps._from_rows(
+        rows, len(problem.log_weight), problem.size, problem.window, problem.placed,
+        problem.log_cardinality, _flat_gain(problem), (problem.descriptors, problem.features),
+    )  # fmt: skip
