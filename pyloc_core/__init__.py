@@ -13,6 +13,7 @@ from pyloc_core.maps import LossMaps
 from pyloc_core.ops.local_loss_maps import local_loss_maps
 from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
+from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
 from pyloc_core.pose import (
     PoseEstimate,
@@ -48,6 +49,7 @@ __all__ = [
     "pose_error",
     "quaternion_from_rotation",
     "refine_pose",
+    "refine_pose_featuremetric",
     "refine_pose_reprojection",
     "rotation_from_quaternion",
     "scale_intrinsics",

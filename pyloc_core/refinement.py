@@ -48,6 +48,11 @@ class Refinement:
             self.iterations,
         ) = status  # fmt: skip
 
+    @property
+    def aborted(self) -> bool:
+        """The native code met data it cannot use."""
+        return self.stop == _ABORTED
+
     @classmethod
     def from_reference(cls, refined: Any, weights: npt.NDArray[np.float64]) -> Refinement:
         minimum = refined.minimum

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -95,3 +96,59 @@ def normalized_error(estimate: pl.PoseEstimate, truth: np.ndarray) -> float:
     w = 0.5 * np.array([dR[2, 1] - dR[1, 2], dR[0, 2] - dR[2, 0], dR[1, 0] - dR[0, 1]])
     e = np.concatenate([w, estimate.cam_from_world[:, 3] - truth[:, 3]])
     return float(e @ np.linalg.solve(estimate.covariance, e))
+
+
+@dataclass
+class FeatureProblem(Problem):
+    descriptors: np.ndarray  # (N, D) float32
+    features: np.ndarray  # (D, H, W) float32
+
+
+def smooth_features(
+    rng: np.random.Generator, channels: int, size: tuple[int, int], waves: int = 6
+) -> np.ndarray:
+    """(D, H, W) of sums of plane waves of about 10 to 40 cells, unit length at every cell."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    features = np.zeros((channels, *size))
+    for _ in range(waves):
+        angle, length = rng.uniform(0, np.pi, (2, channels, 1, 1)) * [[[[2.0]]], [[[10.0]]]]
+        k = 2 * np.pi / (8 + length)
+        phase = rng.uniform(0, 2 * np.pi, (channels, 1, 1))
+        features += np.cos(k * (np.cos(angle) * x + np.sin(angle) * y) + phase)
+    return features / np.linalg.norm(features, axis=0, keepdims=True)
+
+
+def bilinear(features: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """(D, H, W) at interior map points (N, 2): (N, D)."""
+    x0, y0 = np.floor(xy).astype(int).T
+    a, b = (xy - np.floor(xy)).T
+    value = (1 - a) * (1 - b) * features[:, y0, x0] + a * (1 - b) * features[:, y0, x0 + 1]
+    value += (1 - a) * b * features[:, y0 + 1, x0] + a * b * features[:, y0 + 1, x0 + 1]
+    return value.T
+
+
+def feature_problem(
+    count: int,
+    seed: int,
+    *,
+    channels: int = 16,
+    size: tuple[int, int] = (48, 64),
+    noise: float = 0.02,
+    outliers: float = 0.0,
+    **options: Any,
+) -> FeatureProblem:
+    """Descriptors read from random smooth features at the true projections, plus noise."""
+    problem = reprojection_problem(count, seed, noise=0.0, **options)
+    rng = np.random.default_rng(1000 + seed)
+    features = smooth_features(rng, channels, size)
+    descriptors = bilinear(features, pl.map_from_image(problem.points2d, SIZE, size))
+    descriptors += rng.normal(size=descriptors.shape) * noise
+    outlier = rng.random(count) < outliers
+    wrong = rng.normal(size=(int(outlier.sum()), channels))
+    descriptors[outlier] = wrong / np.linalg.norm(wrong, axis=1, keepdims=True)
+    fields = {**vars(problem), "outlier": outlier}
+    return FeatureProblem(
+        **fields,
+        descriptors=descriptors.astype(np.float32),
+        features=features.astype(np.float32),
+    )

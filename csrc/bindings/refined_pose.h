@@ -7,7 +7,7 @@
 #include <new>
 
 #include "bindings/args.h"
-#include "cpu/refine_pose_reprojection.h"
+#include "cpu/refined_pose.h"
 
 namespace pyloc::bindings {
 

@@ -2,9 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "cpu/kernels.h"
-#include "pyloc/camera.h"
-#include "pyloc/robust.h"
+#include "cpu/refined_pose.h"
 
 namespace pyloc::cpu {
 
@@ -19,17 +17,6 @@ struct ReprojectionProblem {
   int max_iterations;
   double tolerance;
   int num_threads;
-};
-
-// Shared by the pose refinements.
-struct RefinedPose {
-  double cam_from_world[12];  // in: the start; out: the minimum
-  double covariance[36];
-  double cost, effective_inliers;
-  std::int64_t num_usable, num_consistent;
-  int iterations;
-  int stop;      // LevenbergStop
-  int observed;  // 0: some direction of the pose is not determined, covariance not set
 };
 
 struct RefinePoseReprojectionKernels {

@@ -63,7 +63,13 @@ def refine(
     found = minimize(residuals, start, loss, weights, max_iterations, tolerance)
     squared = (found.residual**2).sum(-1)
     inlier = torch.where(found.used, robust.weight(squared, loss), 0.0)
-    covariance = _covariance(found, loss, weights * inlier, weights)
+    return move_to_world(found, inlier, _covariance(found, loss, weights * inlier, weights), center)
+
+
+def move_to_world(
+    found: Minimum, inlier: Tensor, covariance: Tensor | None, center: Tensor
+) -> Refined:
+    """Undo the centring of the points, in the pose and in the covariance of its left update."""
     m = found.cam_from_world[:, :3] @ center
     if covariance is not None:
         back = torch.eye(6, dtype=m.dtype)
@@ -81,12 +87,7 @@ def _covariance(found: Minimum, loss: RobustLoss, w: Tensor, weights: Tensor) ->
     if not torch.linalg.eigvalsh(A * scale[:, None] * scale).min() > 1e-11:
         return None
     squared = (found.residual**2).sum(-1)
-    leaf = squared.detach().clone().requires_grad_(True)
-    (slope,) = torch.autograd.grad(robust.rho(leaf, loss).sum(), leaf, create_graph=True)
-    bend = torch.zeros_like(squared)
-    if slope.requires_grad:
-        (bend,) = torch.autograd.grad(slope.sum(), leaf)
-    slope = slope.detach()
+    slope, bend = robust.derivatives(squared, loss)
     inverse = torch.linalg.inv(A)
     freedom = 2 * float(w.sum()) - 6
     curvature = torch.where(found.used, weights * (slope + bend * squared), 0.0).sum()

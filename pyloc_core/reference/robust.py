@@ -51,3 +51,13 @@ def weight(squared: Tensor, loss: RobustLoss) -> Tensor:
     leaf = squared.detach().clone().requires_grad_(True)
     (slope,) = torch.autograd.grad(rho(leaf, loss).sum(), leaf)
     return slope.detach()
+
+
+def derivatives(squared: Tensor, loss: RobustLoss) -> tuple[Tensor, Tensor]:
+    """First and second derivative of rho by the squared residual."""
+    leaf = squared.detach().clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(rho(leaf, loss).sum(), leaf, create_graph=True)
+    if not slope.requires_grad:  # the square: a constant slope
+        return slope.detach(), torch.zeros_like(squared)
+    (bend,) = torch.autograd.grad(slope.sum(), leaf)
+    return slope.detach(), bend
