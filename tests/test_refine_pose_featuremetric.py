@@ -129,7 +129,7 @@ def test_other_precisions_give_what_their_values_give(dtype, last) -> None:
     found = refine(problem, features=features, tolerance=1e-12)
     widened = refine(problem, features=low.float().numpy(), tolerance=1e-12)
     assert found.cost == pytest.approx(widened.cost, rel=1e-5)
-    assert np.abs(found.cam_from_world - widened.cam_from_world).max() < 1e-5
+    assert np.abs(np.asarray(found.cam_from_world) - widened.cam_from_world).max() < 1e-5
 
 
 def test_coarse_to_fine_reaches_further() -> None:
