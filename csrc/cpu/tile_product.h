@@ -7,7 +7,7 @@
 //   pack_rows(kind, descriptors, first_row, n_rows, D, rows);          // tile_pack.h
 //   pack_columns(kind, features, first_cell, n_cells, D, cells);
 //   tile_product(kind, rows, n_rows, cells, n_cells, D, tile, ld);
-//   tile[r * ld + c] = <descriptor r, cell c>, accumulated in float32, unscaled
+//   tile[r * ld + c] = <descriptor r, cell c>, accumulated in float32, unscaled (+= with add)
 //
 // Contract: `rows` and `cells` are 64-byte aligned buffers of packed_bytes(kind, count, D, tile_rows(kind) or
 // tile_columns(kind)) bytes; `tile` is 64-byte aligned, has round_up(n_rows, tile_rows(kind)) rows, and ld is
@@ -22,9 +22,9 @@
 
 PYLOC_NAMESPACE_BEGIN
 
-constexpr int kTileUnit = 96;    // a multiple of tile_columns of every kind
-constexpr int kTileCells = 768;  // cells of one tile
-constexpr int kTileRows = 64;    // rows of one tile
+constexpr int kTileUnit = 96;                            // a multiple of tile_columns of every kind
+constexpr int kTileCells = 768;                          // cells of one tile
+constexpr int kTileRows = 64 / kPanelRows * kPanelRows;  // rows of one tile
 
 // Accumulators in registers over one block of depths: kPanelRows rows by kPanelVectors vectors of cells.
 // `begin` starts from zero, otherwise from what the tile holds.
@@ -148,7 +148,8 @@ static inline void panel_product(TileOperand kind, std::int64_t depths, const ch
 
 // Depth blocks outermost, so that one panel of cells stays in the first-level cache over all rows.
 static inline void tile_product(TileOperand kind, const void* rows, std::int64_t n_rows, const void* cells,
-                                std::int64_t n_cells, std::int64_t depth, float* tile, std::int64_t ld) {
+                                std::int64_t n_cells, std::int64_t depth, float* tile, std::int64_t ld,
+                                bool add = false) {
   const std::int64_t panel_rows = tile_rows(kind), panel_cells = tile_columns(kind);
   const std::int64_t padded = padded_depth(kind, depth), block = tile_depth(kind);
   const std::int64_t element = kind == TileOperand::kFloat32 ? 4 : 2;
@@ -161,8 +162,8 @@ static inline void tile_product(TileOperand kind, const void* rows, std::int64_t
     const std::int64_t depths = padded - k < block ? padded - k : block;
     for (std::int64_t c = 0; c < n_cells; c += panel_cells, cell_panel += depths * panel_cells * element)
       for (std::int64_t r = 0; r < n_rows; r += panel_rows)
-        panel_product(kind, depths, row_block + r * depths * element, cell_panel, k == 0, tile + r * ld + c,
-                      ld);
+        panel_product(kind, depths, row_block + r * depths * element, cell_panel, k == 0 && !add,
+                      tile + r * ld + c, ld);
     row_block += round_up(n_rows, panel_rows) * depths * element;
   }
 #if defined(__AVX512F__)

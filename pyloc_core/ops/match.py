@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse-to-dense matching: the best cell of a feature map for every descriptor."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyloc_core import _arrays, _dispatch, _levels, _native
+
+
+class Matches(NamedTuple):
+    """What `match` keeps of every correlation map; arrays of the kind that was passed in.
+
+    Attributes:
+        xy: (N, 2) float64, column and row of the best cell in map coordinates (the centre of cell
+            [row, col] is (col, row)); whole numbers unless `subcell` was asked for. Of equal cells the
+            first in row-major order.
+        log_probability: (N,) float32, ln C_n at that cell, in nats, at most 0. Its exponential is
+            what a probability threshold (thesis Eq. 3.5) is applied to.
+        quantile_ratio: (N,) float32, or None without `quantile`: the best correlation over the one
+            at the rank (Eq. 3.1). A match is kept when it is large; S2DHM's published program keeps
+            ratios of at least 1 / 0.9**2. Infinite where the best is positive and the other is not.
+        entropy: (N,) float32 in nats, or None: between 0 (one cell) and ln(H W) (flat).
+    """
+
+    xy: Any
+    log_probability: Any
+    quantile_ratio: Any
+    entropy: Any
+
+
+def match(
+    descriptors: Any,
+    features: Any,
+    *,
+    size: tuple[int, int] | None = None,
+    temperature: float = 1.0,
+    quantile: float | None = None,
+    entropy: bool = False,
+    subcell: str | None = None,
+    num_threads: int | None = None,
+    implementation: str | None = None,
+) -> Matches:
+    """Find every descriptor in a dense feature map, without storing a correlation map.
+
+    With c_n(p) = <h_n, F(p)> / T and C_n = softmax over all cells of c_n, gives the argmax of C_n and
+    ln C_n there. Cells are streamed: beside inputs and outputs a call holds a few MB, whatever H W is
+    (the ratio test adds 8 bytes per descriptor and rank, at most 128 MB, and beyond that repeats
+    passes). Arithmetic is float32 with float32 accumulators or better; bfloat16 operands use the
+    processor's bfloat16 products where it has them.
+
+    Args:
+        descriptors: (N, D) float32, float16 or bfloat16 (a torch tensor, or a NumPy array of
+            ml_dtypes.bfloat16); other real dtypes are converted to float32. Or a list, one per level.
+        features: (D, H, W), or a list, one per level with its own D, H and W. Memory laid out as
+            (H, W, D) is read without a copy.
+        size: (H, W) of the map; default the size of the level with most cells. The correlation maps
+            of levels of another size are resized bilinearly (half-pixel centres, clamped at the
+            border) and all levels are summed, on the fly.
+        temperature: T > 0.
+        quantile: f in (0, 1]: also give the ratio test against the value at rank max(1, int(f H W)),
+            1 being the largest.
+        entropy: also give the entropy of C_n.
+        subcell: "quadratic" refines xy to the maximum of the quadratic through the 3 x 3 correlations
+            around the best cell, at most half a cell away.
+        num_threads: threads to use; the result does not depend on it.
+        implementation: "native" or "reference" (torch, float64, stores N H W values).
+
+    Returns:
+        Matches; N = 0 gives empty arrays.
+
+    Raises:
+        ValueError: shapes that do not fit, D, H or W of 0, NaN or infinite values, magnitudes whose
+            products leave float32, T, quantile or size out of range.
+        TypeError: something that is no array, or an array that holds no real numbers.
+
+    Source: Germain, Bourmaud, Lepetit, "Sparse-to-dense hypercolumn matching" (2019), thesis Eq. 3.1;
+    "S2DNet" (2020), Eq. 3.2, 3.3.
+    """
+    levels = _levels.as_levels(descriptors, features, size)
+    temperature = _levels.as_positive(temperature, "temperature")
+    rank = _rank(quantile, levels.size)
+    if subcell not in (None, "quadratic"):
+        raise ValueError(f"subcell must be None or 'quadratic', got {subcell!r}")
+    threads = _arrays.thread_count(num_threads)
+    if _dispatch.use_reference("match", implementation):
+        tensors = _levels.as_tensors(levels, descriptors, features)
+        found = _dispatch.reference_module("match").match(
+            tensors, levels.size, temperature, rank, subcell is not None
+        )
+        results = [each.detach().numpy() for each in found]
+    else:
+        results = _native_match(levels, temperature, rank, subcell is not None, entropy, threads)
+    xy, log_probability, ratio, entropies = (_arrays.like(r, *levels.sources) for r in results)
+    return Matches(
+        xy, log_probability, ratio if rank else None, entropies if entropy else None
+    )
+
+
+def _native_match(
+    levels: _levels.Levels,
+    temperature: float,
+    rank: int,
+    subcell: bool,
+    entropy: bool,
+    threads: int,
+) -> list[Any]:
+    n = levels.count
+    xy = np.empty((n, 2), np.float64)
+    log_probability, ratio, entropies = (np.empty(n, np.float32) for _ in range(3))
+    status = _native.match(
+        levels.native(),
+        n,
+        *levels.size,
+        temperature,
+        rank,
+        subcell,
+        *(_arrays.pointer(a) for a in (xy, log_probability, ratio)),
+        _arrays.pointer(entropies) if entropy else 0,
+        threads,
+    )
+    levels.check_status(status)
+    return [xy, log_probability, ratio, entropies]
+
+
+def _rank(quantile: float | None, size: tuple[int, int]) -> int:
+    """Rank (1 the largest) of the value that the ratio test compares with; 0 for no test."""
+    if quantile is None:
+        return 0
+    fraction = _levels.as_positive(quantile, "quantile")
+    if fraction > 1:
+        raise ValueError(f"quantile must lie in (0, 1], got {quantile!r}")
+    return max(1, int(fraction * size[0] * size[1]))
