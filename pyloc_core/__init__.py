@@ -10,7 +10,9 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
+from pyloc_core.ops.correlation_maps import correlation_maps, correspondence_maps
 from pyloc_core.ops.local_loss_maps import local_loss_maps
+from pyloc_core.ops.match import Matches, match
 from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
@@ -33,18 +35,22 @@ __all__ = [
     "Camera",
     "Implementation",
     "LossMaps",
+    "Matches",
     "MissingExtra",
     "P3PSolutions",
     "PoseEstimate",
     "build_info",
     "camera_center",
     "compose_poses",
+    "correlation_maps",
+    "correspondence_maps",
     "get_num_threads",
     "image_from_map",
     "implementations",
     "inverse_pose",
     "local_loss_maps",
     "map_from_image",
+    "match",
     "p3p",
     "pose_error",
     "quaternion_from_rotation",

@@ -62,7 +62,9 @@ class Levels:
 
     @property
     def sources(self) -> tuple[ArrayIn, ...]:
-        return tuple(array for level in self.levels for array in (level.descriptors, level.features))
+        return tuple(
+            array for level in self.levels for array in (level.descriptors, level.features)
+        )
 
     def native(self) -> tuple[tuple[int, ...], ...]:
         return tuple(level.native() for level in self.levels)
@@ -131,9 +133,7 @@ def _as_level(descriptors: Any, features: Any, name: str) -> Level:
     channels_last = _lies_channels_last(features)
     if channels_last:
         features = (
-            features.permute(1, 2, 0)
-            if _arrays.is_torch(features)
-            else features.transpose(1, 2, 0)
+            features.permute(1, 2, 0) if _arrays.is_torch(features) else features.transpose(1, 2, 0)
         )
     f = _arrays.as_array(
         features,
@@ -163,9 +163,7 @@ def _lies_channels_last(features: Any) -> bool:
         return not features.is_contiguous() and features.permute(1, 2, 0).is_contiguous()
     if not isinstance(features, np.ndarray):
         return False
-    return not features.flags.c_contiguous and bool(
-        features.transpose(1, 2, 0).flags.c_contiguous
-    )
+    return not features.flags.c_contiguous and bool(features.transpose(1, 2, 0).flags.c_contiguous)
 
 
 def _as_size(size: Any) -> tuple[int, int]:

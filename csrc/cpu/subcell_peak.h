@@ -73,7 +73,7 @@ inline void subcell_offset(const cpu::CorrelationProblem& problem, std::int64_t 
   const double det = hxx * hyy - hxy * hxy;
   if (!(hxx < 0.0 && det > 1e-3 * hxx * hyy)) return;
   const double ux = (hxy * gy - hyy * gx) / det, uy = (hxy * gx - hxx * gy) / det;
-  if (std::fabs(ux) <= 0.5 && std::fabs(uy) <= 0.5) {
+  if (std::fabs(ux) <= 1.0 && std::fabs(uy) <= 1.0) {
     dx = ux;
     dy = uy;
   }

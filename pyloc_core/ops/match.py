@@ -65,7 +65,7 @@ def match(
             1 being the largest.
         entropy: also give the entropy of C_n.
         subcell: "quadratic" refines xy to the maximum of the quadratic through the 3 x 3 correlations
-            around the best cell, at most half a cell away.
+            around the best cell, at most one cell away.
         num_threads: threads to use; the result does not depend on it.
         implementation: "native" or "reference" (torch, float64, stores N H W values).
 
@@ -95,9 +95,7 @@ def match(
     else:
         results = _native_match(levels, temperature, rank, subcell is not None, entropy, threads)
     xy, log_probability, ratio, entropies = (_arrays.like(r, *levels.sources) for r in results)
-    return Matches(
-        xy, log_probability, ratio if rank else None, entropies if entropy else None
-    )
+    return Matches(xy, log_probability, ratio if rank else None, entropies if entropy else None)
 
 
 def _native_match(
@@ -114,11 +112,14 @@ def _native_match(
     status = _native.match(
         levels.native(),
         n,
-        *levels.size,
+        levels.size[0],
+        levels.size[1],
         temperature,
         rank,
         subcell,
-        *(_arrays.pointer(a) for a in (xy, log_probability, ratio)),
+        _arrays.pointer(xy),
+        _arrays.pointer(log_probability),
+        _arrays.pointer(ratio),
         _arrays.pointer(entropies) if entropy else 0,
         threads,
     )

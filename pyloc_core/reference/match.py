@@ -21,7 +21,7 @@ def match(
 
     `rank` counts from 1, the largest; 0 leaves the ratio at 1.
     """
-    height, width = size
+    width = size[1]
     raw = correlation_maps(levels, size, 1.0).flatten(1)  # (N, HW); the ratio does not depend on T
     cell = raw.argmax(dim=1)  # the first of equal ones
     log_probabilities = torch.log_softmax(raw / temperature, dim=1)
@@ -51,7 +51,8 @@ def _vertex(low: Tensor, middle: Tensor, high: Tensor) -> Tensor:
 def _offset(c: Tensor, cell: int) -> Tensor:
     """Maximum of the quadratic through the 3 x 3 correlations around the peak, relative to it.
 
-    On the border, or where the quadratic has no maximum within half a cell, each axis by itself.
+    On the border, or where the quadratic has no maximum within one cell, each axis by itself and
+    within half a cell.
     """
     height, width = c.shape
     y, x = divmod(cell, width)
@@ -74,4 +75,4 @@ def _offset(c: Tensor, cell: int) -> Tensor:
         return separate
     inverse = torch.stack([torch.stack([hyy, -hxy]), torch.stack([-hxy, hxx])]) / det
     joint = -inverse @ gradient
-    return joint if bool((joint.abs() <= 0.5).all()) else separate
+    return joint if bool((joint.abs() <= 1).all()) else separate
