@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/p3p.h"
 
-#include "cpu/simd_reciprocal.h"
+#include "cpu/transpose.h"
+#include "cpu/twin.h"
 #include "runtime/thread_pool.h"
 
 namespace pyloc::cpu::PYLOC_ISA {
@@ -10,46 +11,78 @@ namespace {
 
 constexpr std::int64_t kProblemsPerChunk = 1024;
 
-// Problems [0, n) of the arrays, n <= W lanes; missing lanes repeat the first problem.
+// The mask as bytes 0 or 1, for four slots side by side: slot s is byte s of a lane's 32 bits.
 template <class T>
-void solve_lanes(const T* bearings, const T* points, int n, T* cam_from_world, std::uint8_t* valid) {
-  constexpr int W = Pack<T>::kWidth;
-  alignas(64) T in[18 * W], out[48 * W];
-  for (int lane = 0; lane < W; ++lane)
-    for (int c = 0; c < 9; ++c) {
-      in[c * W + lane] = bearings[9 * (lane < n ? lane : 0) + c];
-      in[(9 + c) * W + lane] = points[9 * (lane < n ? lane : 0) + c];
-    }
-  Vec3<Pack<T>> f[3], X[3];
-  for (int i = 0; i < 3; ++i) {
-    const T* p = in + 3 * i * W;
-    f[i] = {Pack<T>::load(p), Pack<T>::load(p + W), Pack<T>::load(p + 2 * W)};
-    p += 9 * W;
-    X[i] = {Pack<T>::load(p), Pack<T>::load(p + W), Pack<T>::load(p + 2 * W)};
-  }
-  const P3PProblem<Pack<T>> problem = p3p_setup(f, X);
-  Vec3<Pack<T>> depths[4];
+PYLOC_INLINE void store_valid(const PackMask<T> valid[4], std::uint8_t* bytes) {
+  const auto word = (valid[0].raw & 1) | (valid[1].raw & (1 << 8)) | (valid[2].raw & (1 << 16)) |
+                    (valid[3].raw & (1 << 24));
+  typedef std::int32_t Words __attribute__((vector_size(4 * Pack<T>::kWidth)));
+  const Words words = __builtin_convertvector(word, Words);
+  std::memcpy(bytes, &words, sizeof(words));
+}
+
+template <class P>
+PYLOC_INLINE void load_triples(const P columns[18], Vec3<Twin<P>> triples[3]) {
+  for (int i = 0; i < 3; ++i)
+    triples[i] = {{columns[3 * i], columns[9 + 3 * i]},
+                  {columns[3 * i + 1], columns[10 + 3 * i]},
+                  {columns[3 * i + 2], columns[11 + 3 * i]}};
+}
+
+// Two problems per lane, 2 W in all.
+template <class T>
+PYLOC_INLINE void solve_lanes(const T* bearings, const T* points, T* cam_from_world, std::uint8_t* valid) {
+  using P = Pack<T>;
+  using Both = Twin<P>;
+  constexpr int W = P::kWidth;
+  P columns[18];
+  Vec3<Both> rays[3], corners[3];
+  load_columns<9>(bearings, columns);
+  load_columns<9>(bearings + 9 * W, columns + 9);
+  load_triples(columns, rays);
+  load_columns<9>(points, columns);
+  load_columns<9>(points + 9 * W, columns + 9);
+  load_triples(columns, corners);
+  const P3PProblem<Both> problem = p3p_setup(rays, corners);
+  Vec3<Both> depths[4];
   p3p_depths(problem.pairs, problem.valid, depths);
+  alignas(64) T out[2][48 * W];
+  PackMask<T> found[2][4];
   for (int slot = 0; slot < 4; ++slot) {
-    Pose<Pack<T>> pose;
-    const auto ok = p3p_pose(problem, depths[slot], pose);
+    Pose<Both> pose;
+    const Mask<Both> ok = p3p_pose(problem, depths[slot], pose);
+    found[0][slot] = ok.first;
+    found[1][slot] = ok.second;
+    const Both* t = &pose.t.x;
     for (int r = 0; r < 3; ++r)
-      for (int c = 0; c < 3; ++c) pose.R(r, c).store(out + (12 * slot + 4 * r + c) * W);
-    pose.t.x.store(out + (12 * slot + 3) * W);
-    pose.t.y.store(out + (12 * slot + 7) * W);
-    pose.t.z.store(out + (12 * slot + 11) * W);
-    for (int lane = 0; lane < n; ++lane) valid[4 * lane + slot] = ok.raw[lane] != 0;
+      for (int c = 0; c < 4; ++c) {
+        const Both& value = c < 3 ? pose.R(r, c) : t[r];
+        value.first.store(out[0] + (12 * slot + 4 * r + c) * W);
+        value.second.store(out[1] + (12 * slot + 4 * r + c) * W);
+      }
   }
-  for (int lane = 0; lane < n; ++lane)
-    for (int c = 0; c < 48; ++c) cam_from_world[48 * lane + c] = out[c * W + lane];
+  for (int half = 0; half < 2; ++half) {
+    store_columns<48>(out[half], cam_from_world + 48 * half * W);
+    store_valid(found[half], valid + 4 * half * W);
+  }
 }
 
 template <class T>
 void solve(const T* bearings, const T* points, std::int64_t count, T* cam_from_world, std::uint8_t* valid) {
-  constexpr std::int64_t W = Pack<T>::kWidth;
-  for (std::int64_t i = 0; i < count; i += W)
-    solve_lanes(bearings + 9 * i, points + 9 * i, int(count - i < W ? count - i : W), cam_from_world + 48 * i,
-                valid + 4 * i);
+  constexpr int W = 2 * Pack<T>::kWidth;
+  std::int64_t i = 0;
+  for (; i + W <= count; i += W)
+    solve_lanes(bearings + 9 * i, points + 9 * i, cam_from_world + 48 * i, valid + 4 * i);
+  const std::size_t left = std::size_t(count - i);
+  if (left == 0) return;
+  // Zeros in the missing lanes are problems without a solution.
+  T in[18 * W] = {}, poses[48 * W];
+  std::uint8_t found[4 * W];
+  std::memcpy(in, bearings + 9 * i, 9 * left * sizeof(T));
+  std::memcpy(in + 9 * W, points + 9 * i, 9 * left * sizeof(T));
+  solve_lanes(in, in + 9 * W, poses, found);
+  std::memcpy(cam_from_world + 48 * i, poses, 48 * left * sizeof(T));
+  std::memcpy(valid + 4 * i, found, 4 * left);
 }
 
 template <class T>

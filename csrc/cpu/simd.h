@@ -182,7 +182,8 @@ PYLOC_INLINE Pack<T> max_(Pack<T> a, Pack<T> b) {
 }
 template <class T>
 PYLOC_INLINE Pack<T> abs_(Pack<T> a) {
-  return Pack<T>(a.raw < Pack<T>(T(0)).raw ? -a.raw : a.raw);
+  using Int = typename Lanes<T>::IntVector;
+  return Pack<T>((typename Pack<T>::Raw)((Int)a.raw & ~(Int)Pack<T>(T(-0.0)).raw));
 }
 // The compiler contracts this to one instruction where the target has it.
 template <class T>

@@ -43,6 +43,19 @@ PYLOC_HD PYLOC_INLINE T max_abs(const Vec3<T>& a, const Vec3<T>& b) {
   return max_(max_(max_(abs_(a.x), abs_(a.y)), max_(abs_(a.z), abs_(b.x))), max_(abs_(b.y), abs_(b.z)));
 }
 
+// Orthonormal to rounding however thin the triangle: e1 along the side, e3 towards the normal. Where one of
+// them has vanished a constant direction, too small to count otherwise, takes its place.
+template <class T>
+PYLOC_HD PYLOC_INLINE void p3p_frame(const Vec3<T>& side, const Vec3<T>& normal, Vec3<T>& e1, Vec3<T>& e2,
+                                     Vec3<T>& e3) {
+  const T tiny = T(P3PLimits<T>::kTiny);
+  e1 = {side.x + tiny, side.y, side.z};
+  e1 = scaled(e1, inverse_sqrt_(dot(e1, e1)));
+  e2 = cross(Vec3<T>{normal.x, normal.y + tiny, normal.z + tiny}, e1);
+  e2 = scaled(e2, inverse_sqrt_(dot(e2, e2)));
+  e3 = cross(e1, e2);
+}
+
 template <class T>
 PYLOC_HD PYLOC_INLINE P3PProblem<T> p3p_setup(const Vec3<T> bearings[3], const Vec3<T> points[3]) {
   using Limits = P3PLimits<T>;
@@ -67,11 +80,12 @@ PYLOC_HD PYLOC_INLINE P3PProblem<T> p3p_setup(const Vec3<T> bearings[3], const V
   s.pairs.a13 = dot(x13, x13);
   s.pairs.a23 = dot(x23, x23);
   s.along13 = s.pairs.a13 > s.pairs.a12;
-  const T side2 = select(s.along13, s.pairs.a13, s.pairs.a12), normal2 = dot(normal, normal);
-  s.u1 = scaled(select(s.along13, x13, x12), inverse_sqrt_(side2));
-  s.u3 = scaled(normal, inverse_sqrt_(normal2));
-  s.u2 = cross(s.u3, s.u1);
-  s.valid = mask_and(normal2 > T(Limits::kSine2) * side2 * side2, isfinite_(s.scale));
+  const T side2 = select(s.along13, s.pairs.a13, s.pairs.a12);
+  p3p_frame(select(s.along13, x13, x12), normal, s.u1, s.u2, s.u3);
+  const Mask<T> triangle = dot(normal, normal) > T(Limits::kSine2) * side2 * side2;
+  const Mask<T> in_range =
+      max_(max_abs(s.centroid, s.centroid), s.scale * T(Limits::kFar)) < T(Limits::kHuge);
+  s.valid = mask_and(triangle, in_range);
   return s;
 }
 
@@ -81,13 +95,10 @@ PYLOC_HD PYLOC_INLINE Mask<T> p3p_pose(const P3PProblem<T>& s, const Vec3<T>& de
                                        Pose<T>& cam_from_world) {
   using Limits = P3PLimits<T>;
   const Vec3<T> y1 = scaled(s.f1, depth.x), y2 = scaled(s.f2, depth.y), y3 = scaled(s.f3, depth.z);
-  const Vec3<T> y12 = y2 - y1, y13 = y3 - y1, normal = cross(y12, y13), side = select(s.along13, y13, y12);
-  const T side2 = dot(side, side), normal2 = dot(normal, normal);
-  const Vec3<T> e1 = scaled(side, inverse_sqrt_(side2)), e3 = scaled(normal, inverse_sqrt_(normal2)),
-                e2 = cross(e3, e1);
-  // Rounding can make a far and thin triangle vanish.
-  const Mask<T> sound = mask_and(normal2 > T(Limits::kSine2), normal2 < T(1 / Limits::kSine2));
-  const Mask<T> valid = mask_and(depth.x < T(Limits::kHuge), sound);
+  const Vec3<T> y12 = y2 - y1, y13 = y3 - y1, side = select(s.along13, y13, y12);
+  Vec3<T> e1, e2, e3;
+  p3p_frame(side, cross(y12, y13), e1, e2, e3);
+  const Mask<T> valid = depth.x < T(Limits::kFar);
   const auto row = [&](T a, T b, T c, T centre, T* r) {
     const Vec3<T> v = scaled(s.u1, a) + scaled(s.u2, b) + scaled(s.u3, c);
     const T t = (s.scale * T(1.0 / 3)) * centre - dot(v, s.centroid);

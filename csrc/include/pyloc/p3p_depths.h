@@ -18,18 +18,20 @@ struct P3PLimits;
 template <>
 struct P3PLimits<double> {
   static constexpr int kHalleySteps = 2, kNewtonSteps = 2;
-  static constexpr double kTiny = 1e-18, kDiscriminant = 1e-9, kResidual = 1e-8, kSine2 = 1e-20,
-                          kSingular = 3e-8, kHuge = 1e300;
+  static constexpr double kTiny = 1e-18, kDiscriminant = 1e-9, kResidual = 1e-8, kSine2 = 1e-18,
+                          kSingular = 3e-8, kFar = 1e14, kHuge = 1e300;
 };
 template <>
 struct P3PLimits<float> {
   static constexpr int kHalleySteps = 1, kNewtonSteps = 2;
   static constexpr float kTiny = 1e-8f, kDiscriminant = 1e-5f, kResidual = 1e-4f, kSine2 = 1e-9f,
-                         kSingular = 3e-4f, kHuge = 1e37f;
+                         kSingular = 3e-4f, kFar = 1e6f, kHuge = 1e37f;
 };
 
 PYLOC_HD PYLOC_INLINE float reciprocal_(float a) { return 1.0f / a; }
 PYLOC_HD PYLOC_INLINE double reciprocal_(double a) { return 1.0 / a; }
+PYLOC_HD PYLOC_INLINE float coarse_reciprocal_(float a) { return 1.0f / a; }  // to 1e-4
+PYLOC_HD PYLOC_INLINE double coarse_reciprocal_(double a) { return 1.0 / a; }
 PYLOC_HD PYLOC_INLINE float inverse_sqrt_(float a) { return 1.0f / sqrt_(a); }
 PYLOC_HD PYLOC_INLINE double inverse_sqrt_(double a) { return 1.0 / sqrt_(a); }
 
@@ -219,7 +221,7 @@ PYLOC_HD PYLOC_INLINE T p3p_polish(const P3PPairs<T>& g, Vec3<T>& d) {
   const T p23 = e23 + g.h23 * d.z, q23 = g.h23 * d.y - e23;
   const T left = p12 * (q13 * p23), right = q12 * (p13 * q23), determinant = left + right;
   const T size = T(P3PLimits<T>::kSingular) * (abs_(left) + abs_(right));
-  const T inverse = determinant * reciprocal_(determinant * determinant + size * size);
+  const T inverse = determinant * coarse_reciprocal_(determinant * determinant + size * size);
   const T u = q13 * r23 - q23 * r13;
   const Vec3<T> step = {(r12 * (q13 * p23) - q12 * u) * inverse, (r12 * (p13 * q23) + p12 * u) * inverse,
                         (p23 * (p12 * r13 - p13 * r12) + q12 * p13 * r23) * inverse};
@@ -236,7 +238,7 @@ PYLOC_HD PYLOC_INLINE void p3p_order(Vec3<T>& a, Vec3<T>& b) {
   b = select(swap, old_a, b);
 }
 
-// Depths of the four slots, ordered; kHuge in the first component of an empty slot.
+// Depths of the four slots, ordered; kFar in the first component of an empty slot.
 template <class T>
 PYLOC_HD PYLOC_INLINE void p3p_depths(P3PPairs<T> g, Mask<T> usable, Vec3<T> depths[4]) {
   using Limits = P3PLimits<T>;
@@ -244,17 +246,18 @@ PYLOC_HD PYLOC_INLINE void p3p_depths(P3PPairs<T> g, Mask<T> usable, Vec3<T> dep
   p3p_degenerate_conic(g, w12, w13, w23);
   const P3PLabels<T> labels = p3p_relabel(g, w12, w13, w23);
   const Mask<T> lines = mask_and(usable, p3p_lines(g, w12, w13, w23, slope, offset));
+  const T inverse_squares = reciprocal_(g.a13 + g.a23);
   for (int line = 0; line < 2; ++line) {
     T y[2];
     const Mask<T> real = mask_and(lines, p3p_intersect(g, slope[line], offset[line], y));
     for (int i = 0; i < 2; ++i) {
       const T x = slope[line] * y[i] + offset[line];
       const T norm13 = x * x + T(2) * g.h13 * (T(1) + x), norm23 = y[i] * y[i] + T(2) * g.h23 * (T(1) + y[i]);
-      const T d3 = sqrt_((g.a13 + g.a23) * reciprocal_(norm13 + norm23));
+      const T d3 = inverse_sqrt_((norm13 + norm23) * inverse_squares);
       Vec3<T> d = {d3 * (T(1) + x), d3 * (T(1) + y[i]), d3};
       T error = p3p_polish(g, d);
       for (int step = 1; step < Limits::kNewtonSteps; ++step) error = p3p_polish(g, d);
-      const T limit = T(Limits::kHuge);
+      const T limit = T(Limits::kFar);
       const Mask<T> positive = mask_and(mask_and(d.x > T(0), d.y > T(0)), d.z > T(0));
       const Mask<T> sound = mask_and(mask_and(real, positive), error < T(Limits::kResidual) * (d.x + T(1)));
       d = p3p_restore(labels, d);
