@@ -11,6 +11,8 @@ from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
 from pyloc_core.ops.correlation_maps import correlation_maps, correspondence_maps
+from pyloc_core.ops.estimate_pose import estimate_pose
+from pyloc_core.ops.estimate_pose_from_matches import estimate_pose_from_matches
 from pyloc_core.ops.local_loss_maps import local_loss_maps
 from pyloc_core.ops.match import Matches, match
 from pyloc_core.ops.p3p import P3PSolutions, p3p
@@ -44,6 +46,8 @@ __all__ = [
     "compose_poses",
     "correlation_maps",
     "correspondence_maps",
+    "estimate_pose",
+    "estimate_pose_from_matches",
     "get_num_threads",
     "image_from_map",
     "implementations",

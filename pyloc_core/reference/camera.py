@@ -51,3 +51,29 @@ def left_update(cam_from_world: Tensor, delta: Tensor) -> Tensor:
     skew = torch.stack([zero, -wz, wy, wz, zero, -wx, -wy, wx, zero]).reshape(3, 3)
     rotation = torch.linalg.matrix_exp(skew)
     return torch.cat([rotation @ cam_from_world[:, :3], cam_from_world[:, 3:] + delta[3:, None]], 1)
+
+
+def unproject(camera: tuple[float, ...], xy: Tensor) -> Tensor:
+    """Unit bearings (..., 3) of points (..., 2): Newton's method on the distortion."""
+    kind, fx, fy, cx, cy, *d = camera
+    m = torch.stack([(xy[..., 0] - cx) / fx, (xy[..., 1] - cy) / fy], dim=-1)
+    if kind == 2:
+        r = m.norm(dim=-1)
+        theta = r.clone()
+        for _ in range(50):
+            powers = [k * theta ** (2 * i + 2) for i, k in enumerate(d[:4])]
+            slope = 1 + sum((2 * i + 3) * p for i, p in enumerate(powers))
+            theta = theta - (theta * (1 + sum(powers)) - r) / slope
+        scale = torch.where(r > 1e-12, torch.sin(theta) / r.clamp_min(1e-12), torch.ones_like(r))
+        return torch.cat([scale[..., None] * m, torch.cos(theta)[..., None]], dim=-1)
+    uv = m.clone()
+    for _ in range(50):
+        uv.requires_grad_(True)
+        ud, vd = _distort(d, uv[..., 0], uv[..., 1])
+        ju = torch.autograd.grad(ud.sum(), uv, retain_graph=True)[0]
+        jv = torch.autograd.grad(vd.sum(), uv)[0]
+        J = torch.stack([ju, jv], dim=-2)
+        error = torch.stack([ud, vd], dim=-1).detach() - m
+        uv = (uv - torch.linalg.solve(J, error[..., None])[..., 0]).detach()
+    ray = torch.cat([uv, torch.ones_like(uv[..., :1])], dim=-1)
+    return ray / ray.norm(dim=-1, keepdim=True)

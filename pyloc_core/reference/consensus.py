@@ -52,15 +52,20 @@ def log_binomial_tail(n: int, k: int, p: float) -> float:
     return min(0.0, float(torch.logsumexp(terms, 0)))
 
 
+def log_false_alarms(usable: int, consistent: int, chance: float) -> float:
+    """ln of the expected number of wrong poses that do as well."""
+    if usable < 3:
+        return 0.0
+    tests = math.log(4 * math.comb(usable, 3))
+    return tests + log_binomial_tail(usable - 3, consistent - 3, chance)
+
+
 def consensus(maps: LossMaps, gain: Tensor) -> Consensus:
     """The verdict on a pose at which the maps have bilinear gains (N,)."""
     peak, share, usable = map_evidence(maps)
     count = int(usable.sum())
     consistent = int((usable & (gain >= CONSISTENT_SHARE * peak)).sum())
     chance = float(share[usable].mean()) if count else 0.0
-    alarms = 0.0
-    if count >= 3:
-        tests = math.log(4 * math.comb(count, 3))
-        alarms = tests + log_binomial_tail(count - 3, consistent - 3, chance)
+    alarms = log_false_alarms(count, consistent, chance)
     success = min(count, consistent) >= MIN_USABLE and alarms <= MAX_LOG_FALSE_ALARMS
     return Consensus(count, consistent, chance, alarms, success)

@@ -1,0 +1,232 @@
+// SPDX-FileCopyrightText: 2026 The pyloc_core authors
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/estimate_pose.h"
+
+#include "cpu/hypothesis_round.h"
+#include "cpu/map_selection.h"
+#include "cpu/scoring_set.h"
+#include "runtime/thread_pool.h"
+
+namespace pyloc::cpu::PYLOC_ISA {
+namespace {
+
+constexpr int kFinalists = 4;  // ranked once more, over all usable maps
+constexpr int kChunk = 512;    // poses scored together by one thread
+
+class MsacSearch {
+ public:
+  MsacSearch(const EstimatePoseProblem& problem, const EstimatePoseOptions& options,
+             const MapSelection& selection, const ScoringSet& set)
+      : problem_(problem),
+        options_(options),
+        selection_(selection),
+        set_(set),
+        camera_(convert<float>(problem.camera)),
+        tolerance_(set.tolerance(problem.maps)),
+        bearings_(std::size_t(selection.num_sampled)) {}
+
+  bool run(EstimatePoseResult* result);
+  const MsacPool<kFinalists>& pool() const { return pool_; }
+
+ private:
+  double exact(const Pose<double>& pose) const {
+    return exact_gain(problem_.maps, problem_.points, problem_.camera, pose, selection_.usable.data(),
+                      selection_.num_sampled);
+  }
+  double consistent_share(const Pose<double>& pose) const;
+  const std::int16_t* cell(int k) const {
+    return problem_.maps.xy + 2 * selection_.entry[selection_.usable[k]];
+  }
+  void unproject_peaks();
+  void add_initial();
+  void solve(std::int64_t first, std::int64_t count);
+  bool score();
+  bool score_chunk(int begin, int end, double threshold);
+  void collect();
+
+  const EstimatePoseProblem& problem_;
+  const EstimatePoseOptions& options_;
+  const MapSelection& selection_;
+  const ScoringSet& set_;
+  Camera<float> camera_;
+  double tolerance_;
+  Scratch<Vec3<double>> bearings_;
+  HypothesisRound round_;
+  MsacPool<kFinalists> pool_;
+};
+
+// Share of the sampled maps whose bilinear gain at the pose is at least half their peak.
+double MsacSearch::consistent_share(const Pose<double>& pose) const {
+  int consistent = 0;
+  for (int k = 0; k < selection_.num_sampled; ++k) {
+    const int n = selection_.usable[k];
+    const double gain = exact_gain(problem_.maps, problem_.points, problem_.camera, pose, &n, 1);
+    consistent += is_consistent(gain, selection_.peak[n]);
+  }
+  return double(consistent) / double(selection_.num_sampled);
+}
+
+void MsacSearch::unproject_peaks() {
+  for (int k = 0; k < selection_.num_sampled; ++k)
+    bearings_[k] = unproject(problem_.camera, Vec2<double>{double(cell(k)[0]), double(cell(k)[1])});
+}
+
+void MsacSearch::add_initial() {
+  for (std::int64_t k = 0; k < problem_.num_initial; ++k) {
+    const Pose<double> pose = load_pose<double>(problem_.initial + 12 * k);
+    pool_.insert({exact(pose), k - kMsacRoots * problem_.num_initial, pose});
+  }
+}
+
+// P3P on the best cells of `count` triplets (Eq. 4.8).
+void MsacSearch::solve(std::int64_t first, std::int64_t count) {
+  const auto point = [&](int k) {
+    const double* X = problem_.points + 3 * std::int64_t(selection_.usable[k]);
+    return Vec3<double>{X[0], X[1], X[2]};
+  };
+  const auto same_cell = [&](int a, int b) { return cell(a)[0] == cell(b)[0] && cell(a)[1] == cell(b)[1]; };
+  round_.draw(options_.seed, first, count, selection_.num_sampled, bearings_.data(), point, same_cell);
+}
+
+bool MsacSearch::score_chunk(int begin, int end, double threshold) {
+  if (!set_.dense()) {
+    for (int i = begin; i < end; ++i) round_.gain[i] = float(exact(round_.pose[i]));
+    return true;
+  }
+  return set_.score_poses(camera_, round_.pose.data() + begin, end - begin, threshold,
+                          round_.gain.data() + begin);
+}
+
+bool MsacSearch::score() {
+  const double threshold = pool_.threshold() - tolerance_;
+  const int chunks = (round_.count + kChunk - 1) / kChunk;
+  Scratch<std::uint8_t> done(std::size_t(chunks) + 1);
+  if (!done) return false;
+  runtime::parallel_for(chunks, options_.num_threads, [&](std::int64_t c) {
+    const int begin = int(c) * kChunk, end = begin + kChunk < round_.count ? begin + kChunk : round_.count;
+    done[c] = score_chunk(begin, end, threshold);
+  });
+  for (int c = 0; c < chunks; ++c)
+    if (!done[c]) return false;
+  return true;
+}
+
+// Whatever may belong to the finalists is scored again in float64, which alone decides.
+void MsacSearch::collect() {
+  const double round_bound = double(kth_largest<kFinalists>(round_.gain.data(), round_.count)) - tolerance_;
+  for (int i = 0; i < round_.count; ++i) {
+    const double bound = max_(pool_.threshold(), round_bound) - tolerance_;
+    if (!(double(round_.gain[i]) >= bound) || !isfinite_(round_.gain[i])) continue;
+    pool_.insert({exact(round_.pose[i]), round_.number[i], round_.pose[i]});
+  }
+}
+
+bool MsacSearch::run(EstimatePoseResult* result) {
+  if (!bearings_ || !round_.ok()) return false;
+  unproject_peaks();
+  add_initial();
+  std::int64_t done = 0, wanted = options_.iterations > 0 ? options_.iterations : kMsacMinIterations;
+  if (selection_.num_sampled < 3) wanted = 0;
+  while (done < wanted) {
+    const std::int64_t count = round_size(done, wanted);
+    double start = seconds_now();
+    solve(done, count);
+    result->seconds[1] += seconds_now() - start;
+    start = seconds_now();
+    if (!score()) return false;
+    collect();
+    done += count;
+    result->scored += round_.count;
+    if (options_.iterations <= 0) {
+      const double share = pool_.count ? consistent_share(pool_.entry[0].cam_from_world) : 0.0;
+      wanted = required_triplets(share, options_.confidence);
+    }
+    result->seconds[2] += seconds_now() - start;
+  }
+  result->iterations = done;
+  return true;
+}
+
+// The finalists once more, over all usable maps; ties to the lower number.
+MsacHypothesis choose(const EstimatePoseProblem& problem, const MapSelection& selection,
+                      const MsacPool<kFinalists>& pool) {
+  MsacHypothesis best = pool.entry[0];
+  for (int i = 0; i < pool.count; ++i) {
+    MsacHypothesis h = pool.entry[i];
+    h.gain = exact_gain(problem.maps, problem.points, problem.camera, h.cam_from_world,
+                        selection.usable.data(), selection.num_usable);
+    if (i == 0 || precedes(h, best)) best = h;
+  }
+  return best;
+}
+
+void finish(const EstimatePoseProblem& problem, const MapSelection& selection, const MsacHypothesis& best,
+            EstimatePoseResult* result) {
+  const LossMapsView& maps = problem.maps;
+  store_pose(best.cam_from_world, result->cam_from_world);
+  result->hypothesis = best.number;
+  result->gain = exact_gain(maps, problem.points, problem.camera, best.cam_from_world, nullptr, maps.count,
+                            result->map_gain);
+  result->cost = double(maps.count) * maps.log_cardinality - result->gain;
+  for (int k = 0; k < selection.num_usable; ++k) {
+    const int n = selection.usable[k];
+    result->num_consistent += is_consistent(result->map_gain[n], selection.peak[n]);
+  }
+  const Consensus found = consensus(selection.num_usable, result->num_consistent, selection.chance);
+  result->status = found.success ? kPoseFound : kPoseWithoutSupport;
+}
+
+void run(const EstimatePoseProblem& problem, const EstimatePoseOptions& options, EstimatePoseResult* result) {
+  double start = seconds_now();
+  MapSelection selection(std::size_t(problem.maps.count));
+  result->status = kPoseOutOfMemory;
+  if (!selection.ok()) return;
+  selection.run(problem.maps, options.top_fraction);
+  result->num_usable = selection.num_usable;
+  if (selection.num_usable < kMinUsable) {
+    result->status = kTooFewUsableMaps;
+    return;
+  }
+  const ScoringSet set(problem.maps, problem.points, selection.usable.data(), selection.peak.data(),
+                       selection.num_sampled);
+  if (!set.ok()) return;
+  result->seconds[0] = seconds_now() - start;
+  MsacSearch search(problem, options, selection, set);
+  if (!search.run(result)) return;
+  start = seconds_now();
+  if (search.pool().count == 0) {
+    result->status = kNoPoseFromTriplets;
+    return;
+  }
+  finish(problem, selection, choose(problem, selection, search.pool()), result);
+  result->seconds[3] = seconds_now() - start;
+}
+
+int score(const EstimatePoseProblem& problem, const double* poses, std::int64_t num_poses, float* gain) {
+  MapSelection selection(std::size_t(problem.maps.count));
+  Scratch<Pose<double>> loaded{std::size_t(num_poses)};
+  if (!selection.ok() || !loaded) return kPoseOutOfMemory;
+  int filled = 0;
+  for (std::int64_t n = 0; n < problem.maps.count; ++n) {
+    selection.peak[n] = peak_of_map(problem.maps, n, selection.entry[n]).peak;
+    if (selection.entry[n] >= 0) selection.usable[filled++] = int(n);
+  }
+  for (std::int64_t i = 0; i < num_poses; ++i) loaded[i] = load_pose<double>(poses + 12 * i);
+  const ScoringSet set(problem.maps, problem.points, selection.usable.data(), selection.peak.data(), filled);
+  if (!set.ok() || !set.dense()) return kPoseOutOfMemory;
+  const Camera<float> cam = convert<float>(problem.camera);
+  for (std::int64_t begin = 0; begin < num_poses; begin += kChunk) {
+    const int count = int(num_poses - begin < kChunk ? num_poses - begin : kChunk);
+    if (!set.score_poses(cam, loaded.data() + begin, count, -HUGE_VAL, gain + begin)) return kPoseOutOfMemory;
+  }
+  return kPoseFound;
+}
+
+}  // namespace
+
+const EstimatePoseKernels& estimate_pose_kernels() {
+  static constexpr EstimatePoseKernels kernels{&run, &score};
+  return kernels;
+}
+
+}  // namespace pyloc::cpu::PYLOC_ISA

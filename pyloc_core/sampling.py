@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that the consensus operators share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pyloc_core.pose import as_cam_from_world
+
+MAX_ITERATIONS = 100_000_000
+
+
+def starting_poses(initial: Any) -> npt.NDArray[np.float64]:
+    """(K, 3, 4) of None, one pose or several. Raises ValueError for what is not a pose."""
+    if initial is None:
+        return np.empty((0, 3, 4))
+    single = callable(getattr(initial, "matrix", None)) or np.ndim(initial) < 3
+    poses = [initial] if single else list(initial)
+    cleaned = [as_cam_from_world(pose, "initial") for pose in poses]
+    return np.ascontiguousarray(np.stack(cleaned)) if cleaned else np.empty((0, 3, 4))
+
+
+def sampling_options(
+    iterations: int | None, confidence: float, seed: int
+) -> tuple[int, float, int]:
+    """Checked; iterations 0 stands for the adaptive stop."""
+    if iterations is not None:
+        if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)):
+            raise TypeError(f"iterations must be an int or None, got {iterations!r}")
+        if not 1 <= iterations <= MAX_ITERATIONS:
+            raise ValueError(f"iterations must be between 1 and {MAX_ITERATIONS}, got {iterations}")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed must be an int, got {seed!r}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be between 0 and 2**64 - 1, got {seed}")
+    return int(iterations or 0), float(confidence), int(seed)
