@@ -69,7 +69,7 @@ def refine_pose(
         pose, scaled by the dispersion of the maps' votes. `success` needs 4 usable maps (peak gain
         more than 1 nat above a flat map's) and so many of them consistent with the pose (bilinear
         gain at least half the peak) that chance would be expected to reach as many in fewer than one
-        of a hundred images (csrc/include/pyloc/consensus.h). Without success the covariance is
+        of ten images (csrc/include/pyloc/consensus.h). Without success the covariance is
         infinite and the pose is the start, or, when the optimisation ran, where it ended.
         `inlier_probability` is of the kind (NumPy or torch) of `points3d`, pose and covariance of the
         kind of `cam_from_world`.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 USABLE_GAIN = 1.0  # nats above a flat map
 CONSISTENT_SHARE = 0.5  # of the peak gain
 MIN_USABLE = 4
-MAX_LOG_FALSE_ALARMS = math.log(0.01)
+MAX_LOG_FALSE_ALARMS = math.log(0.1)
 
 
 class Consensus(NamedTuple):

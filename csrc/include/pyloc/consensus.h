@@ -12,6 +12,9 @@
 // Moisan and Morel 2000) is
 //     F = 4 C(U, 3) P[Binomial(U - 3, mean a_n) >= K - 3],
 // and a pose is a success when U >= 4, K >= 4 and ln F <= kMaxLogFalseAlarms.
+// Measured on the synthetic problems (12 to 400 maps, 50 to 100 % outliers; best of 300 minimal samples, a
+// RANSAC on argmins, and starts near the truth, all refined): all 563 wrong poses had ln F >= 3.6, while
+// right ones with 20 true maps of 40, or 30 of 150, had ln F <= -25. The threshold ln 0.1 lies between.
 // Assumes wrong modes that do not conspire: a repeated facade can support a wrong pose.
 #pragma once
 
@@ -35,7 +38,7 @@ PYLOC_NAMESPACE_BEGIN
 constexpr float kUsableGain = 1.0f;                        // nats above a flat map
 constexpr float kConsistentShare = 0.5f;                   // of the peak gain
 constexpr std::int64_t kMinUsable = 4;                     // 3 maps fix a pose, the fourth can contradict it
-constexpr double kMaxLogFalseAlarms = -4.605170185988091;  // ln 0.01
+constexpr double kMaxLogFalseAlarms = -2.302585092994046;  // ln 0.1
 
 // What a map can say, independent of the pose.
 struct MapEvidence {
