@@ -209,7 +209,7 @@ def bench(
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Per measurement.")] = 0.5,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
-    """Time the operators on this machine, one thread, beside their plain NumPy forms."""
+    """Time the operators on this machine, beside what one would write in NumPy."""
     from pyloc_core.localization.operator_times import format_times, measure
 
     rows = measure(seconds)

@@ -38,9 +38,8 @@ def signature(function: object) -> str:
 
 
 def surface() -> str:
-    import pyloc_core.localization
-
     import pyloc_core
+    import pyloc_core.localization
 
     lines: list[str] = []
     for module in (pyloc_core, pyloc_core.localization):

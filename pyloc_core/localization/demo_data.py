@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,16 @@ class Observations:
     seen: NDArray[np.bool_]
 
 
-def write_demo(folder: str | Path, *, seed: int = 0, points: int = 1500) -> Path:
+def write_demo(
+    folder: str | Path, *, seed: int = 0, points: int = 1500, scale: float = 1.0
+) -> Path:
     """Render the demo scene into `folder` (created; files of an earlier run are overwritten).
 
     Args:
         folder: where to write.
         seed: of everything random: stains, noise, choice of points.
         points: about how many 3D points the model gets.
+        scale: of the pictures; 0.5 renders them at half their width and height.
 
     Returns the folder. Raises MissingExtra without OpenCV, pycolmap or scikit-image.
     """
@@ -56,7 +59,7 @@ def write_demo(folder: str | Path, *, seed: int = 0, points: int = 1500) -> Path
     root = Path(folder)
     for part in ("images", "sparse", "loo"):
         (root / part).mkdir(parents=True, exist_ok=True)
-    faces, shots = courtyard(seed), views()
+    faces, shots = courtyard(seed), [_scaled(view, scale) for view in views()]
     rng = np.random.default_rng([seed, 1])
     for view in shots:
         picture, _ = render(faces, view.camera, view.cam_from_world)
@@ -68,6 +71,11 @@ def write_demo(folder: str | Path, *, seed: int = 0, points: int = 1500) -> Path
     for index, view in enumerate(shots):
         _write_problem(root / "loo" / f"{Path(view.name).stem}.npz", shots, index, observed)
     return root
+
+
+def _scaled(view: View, scale: float) -> View:
+    size = (round(view.camera.height * scale), round(view.camera.width * scale))
+    return replace(view, camera=view.camera.resized(size))
 
 
 def observe(
