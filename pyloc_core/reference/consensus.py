@@ -31,7 +31,7 @@ class Consensus(NamedTuple):
 
 def map_evidence(maps: LossMaps) -> tuple[Tensor, Tensor, Tensor]:
     """Peak gain, share of the window at half the peak or above, and usability of every map (N,)."""
-    rows = torch.tensor(maps._rows())
+    rows = torch.repeat_interleave(torch.tensor(maps.entries_per_map))
     gain = torch.tensor(maps.gain)
     peak = torch.tensor(maps.peak_gain)
     high = torch.bincount(rows[gain >= CONSISTENT_SHARE * peak[rows]], minlength=len(maps))

@@ -86,7 +86,7 @@ def geometry(
 
 def map_sums(maps: LossMaps, xy: Tensor, valid: Tensor, sigma: float) -> Sums:
     """The sums of Eq. 4.9 over every live cell q, r = q - p_n, w = g k_sigma(|r|) / sigma^2."""
-    rows = torch.tensor(maps._rows())
+    rows = torch.repeat_interleave(torch.tensor(maps.entries_per_map))
     r = torch.tensor(maps.xy).double() - xy[rows]
     gain = torch.tensor(maps.gain).double() * valid[rows]
     k = torch.exp(-(r**2).sum(-1) / (2 * sigma**2)) / (2 * math.pi * sigma**2)
