@@ -14,6 +14,7 @@ from pyloc_core.ops.correlation_maps import correlation_maps, correspondence_map
 from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.estimate_pose_from_matches import estimate_pose_from_matches
 from pyloc_core.ops.local_loss_maps import local_loss_maps
+from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.match import Matches, match
 from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
@@ -53,6 +54,7 @@ __all__ = [
     "implementations",
     "inverse_pose",
     "local_loss_maps",
+    "loss_maps",
     "map_from_image",
     "match",
     "p3p",

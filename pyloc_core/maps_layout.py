@@ -14,6 +14,8 @@ from pyloc_core import _arrays
 
 # Entries kept per map unless the caller says otherwise: the least informative go first.
 DEFAULT_MAX_ENTRIES = 256
+# The published program's ln(x) is ln(x + 2^-23).
+PUBLISHED_EPSILON = 2.0**-23
 MAX_SIDE = 32000  # coordinates are stored as int16
 
 MaxEntries = int | Literal["all"] | None

@@ -59,6 +59,8 @@ class TopCells {
   }
   PYLOC_INLINE void raise(float floor) { threshold_ = floor > threshold_ ? floor : threshold_; }
 
+  float threshold() const { return threshold_; }
+
   // Only what exceeds `floor`, at most `limit` of it. Call once after the last offer.
   void finish(float floor) {
     drop(floor, 0, 0.0f);

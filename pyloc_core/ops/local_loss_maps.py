@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pyloc_core import _arrays, _dispatch, _native
 from pyloc_core.maps import LossMaps
 from pyloc_core.maps_layout import (
+    PUBLISHED_EPSILON,
     MaxEntries,
     check_size,
     default_log_cardinality,
@@ -21,8 +22,6 @@ from pyloc_core.maps_layout import (
 
 Compat = Literal["published", "published_placed"]
 
-# The published program: windows of 2 (w // 2) + 1 cells, ln(x + 2^-23) for ln x.
-PUBLISHED_EPSILON = 2.0**-23
 # Centres further away than this see nothing of any map; int32 origins hold them.
 _FAR = 1e6
 

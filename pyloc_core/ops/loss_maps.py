@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse loss maps of descriptors in dense features."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from pyloc_core import _arrays, _dispatch, _levels, _native
+from pyloc_core.maps import LossMaps
+from pyloc_core.maps_layout import (
+    PUBLISHED_EPSILON,
+    MaxEntries,
+    check_size,
+    default_log_cardinality,
+    entry_limit,
+)
+
+
+def loss_maps(
+    descriptors: Any,
+    features: Any,
+    *,
+    size: tuple[int, int] | None = None,
+    temperature: float = 1.0,
+    max_entries: MaxEntries = None,
+    compat: Literal["published"] | None = None,
+    num_threads: int | None = None,
+    implementation: str | None = None,
+) -> LossMaps:
+    """Loss maps `L_n(p) = min(ln|O|, -ln C_n(p))`, `|O| = 1 + H W` (thesis, Eq. 4.7).
+
+    `C_n` is the softmax over all cells of `<h_n, F(p)> / temperature`. Only live cells, those with
+    `L < ln|O|`, are kept; the N x H W values are never stored: cells are streamed as in `match`.
+
+    Args:
+        descriptors: h (N, D) float32, float16 or bfloat16, or a list with one array per level.
+        features: F (D, H, W), or a list, as in `match`.
+        size: (H, W) of the maps; default the size of the level with most cells. At most 32000.
+        temperature: T > 0.
+        max_entries: live cells kept per map. A flat map has nearly half of its cells just below
+            the truncation; they carry no information, and must not dominate cost or memory. So
+            the least informative are dropped first (equal losses: the later cell), beyond 256
+            entries by default (None); "all" keeps everything.
+        compat: "published" uses -ln(C + 2^-23), as the published program does.
+        num_threads: threads to use; the result does not depend on it.
+        implementation: "native" or "reference" (torch, float64, stores N H W values).
+
+    Returns:
+        LossMaps of full maps (no origins); N = 0 gives empty ones.
+
+    Raises:
+        ValueError: shapes that do not fit, D, H or W of 0, NaN or infinite values, magnitudes whose
+            products leave float32, temperature, size or max_entries out of range.
+        TypeError: something that is no array, or an array that holds no real numbers.
+    """
+    levels = _levels.as_levels(descriptors, features, size)
+    map_size = check_size(levels.size, "the size of the maps")
+    temperature = _levels.as_positive(temperature, "temperature")
+    limit, threads = entry_limit(max_entries), _arrays.thread_count(num_threads)
+    if compat not in (None, "published"):
+        raise ValueError(f'compat must be None or "published", got {compat!r}')
+    epsilon = 0.0 if compat is None else PUBLISHED_EPSILON
+    cardinality = default_log_cardinality(map_size)
+    if _dispatch.use_reference("loss_maps", implementation):
+        tensors = _levels.as_tensors(levels, descriptors, features)
+        dense = _dispatch.reference_module("loss_maps").loss_maps(
+            tensors, map_size, temperature, cardinality, epsilon
+        )
+        maps = LossMaps.from_dense(
+            dense.detach().numpy(), log_cardinality=cardinality, max_entries=limit
+        )
+        fields = (maps.row_ptr, maps.xy, maps.gain, map_size, map_size, None, cardinality)
+        return LossMaps._make(*fields, maps.flat_gain, levels.sources)
+    rows = _native.SparseRows(levels.count)
+    status = _native.loss_maps(
+        levels.native(), levels.count, *map_size, temperature, cardinality, epsilon, limit, threads,
+        rows,
+    )  # fmt: skip
+    levels.check_status(status)
+    flat = np.zeros(levels.count, np.float32)
+    return LossMaps._from_rows(
+        rows, levels.count, map_size, map_size, None, cardinality, flat, levels.sources
+    )
