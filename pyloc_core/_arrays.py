@@ -124,7 +124,8 @@ def as_array(
     if found not in accepted:
         if found == "bfloat16":
             data = bfloat16_to_float32(data)
-        data, found = data.astype(accepted[0]), accepted[0]
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
+            data, found = data.astype(accepted[0]), accepted[0]
     if not data.flags.c_contiguous or not data.flags.aligned or not data.dtype.isnative:
         data = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("="))
     array = ArrayIn(data, found, torch_kind)

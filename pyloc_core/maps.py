@@ -170,7 +170,7 @@ class LossMaps:
         if status == 1:
             raise MemoryError("from_dense: out of memory")
         if status == 2:
-            raise ValueError("maps must not hold NaN or -inf")
+            raise ValueError("maps must not hold NaN, -inf, or losses below the range of float32")
         flat = np.zeros(count, np.float32)
         return cls._from_rows(rows, count, size, window, origins, cardinality, flat, (dense,))
 

@@ -111,7 +111,9 @@ def as_cam_from_world(pose: Any, name: str = "cam_from_world") -> npt.NDArray[np
     if values.shape != (3, 4):
         raise ValueError(f"{name} must have shape (3, 4) or (4, 4), got {values.shape}")
     R = values[:, :3]
-    if np.abs(R @ R.T - np.eye(3)).max() > _ROTATION_TOLERANCE or np.linalg.det(R) < 0:
+    # The bound on the entries comes first: products of huge ones overflow.
+    near = np.abs(R).max() < 2 and np.abs(R @ R.T - np.eye(3)).max() <= _ROTATION_TOLERANCE
+    if not near or np.linalg.det(R) < 0:
         raise ValueError(f"{name}'s left 3 x 3 block is not a rotation: {R.tolist()}")
     U, _, Vt = np.linalg.svd(R)
     return np.hstack([U @ Vt, values[:, 3:]])

@@ -15,14 +15,15 @@ std::int64_t clamp(std::int64_t v, std::int64_t low, std::int64_t high) {
   return v < low ? low : v > high ? high : v;
 }
 
-// Gains of up to a pack of cells; lanes beyond n are 0. False when a loss is NaN or -inf.
+// Gains of up to a pack of cells; lanes beyond n are 0. False when a loss is NaN, -inf, or so low that its
+// gain leaves float32.
 template <class T>
 PYLOC_INLINE bool load_gain(const T* loss, int n, T cut, PackF& gain) {
   alignas(64) float g[PackF::kWidth] = {};
   bool ok = true;
   for (int i = 0; i < n; ++i) {
-    ok &= loss[i] > -static_cast<T>(INFINITY);
     g[i] = static_cast<float>(cut - loss[i]);
+    ok &= loss[i] > -static_cast<T>(INFINITY) && g[i] < INFINITY;
   }
   gain = PackF::load(g);
   return ok;
@@ -31,7 +32,7 @@ PYLOC_INLINE bool load_gain(const T* loss, int n, T cut, PackF& gain) {
 PYLOC_INLINE bool load_gain(const float* loss, int n, float cut, PackF& gain) {
   const PackF value = n == PackF::kWidth ? PackF::load(loss) : PackF::load_partial(loss, n, cut);
   gain = PackF(cut) - value;
-  return all(value > -INFINITY);
+  return all(value > -INFINITY) && all(gain < INFINITY);
 }
 
 // The cells of map n that lie in the full map, offered with their index in the window's array.

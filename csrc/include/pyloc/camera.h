@@ -81,7 +81,7 @@ PYLOC_HD inline bool project_fisheye(const Camera<T>& cam, const Vec3<T>& X, Vec
     J[4] = cam.fy * (s + X.y * X.y * ds_over_r);
     J[5] = cam.fy * X.y * ds_dz;
   }
-  return X.z > T(0);
+  return X.z > T(0) && isfinite_(xy.x) && isfinite_(xy.y);
 }
 
 // Projection of a point in the camera frame, with the 2 x 3 Jacobian d xy / d X_cam when J is given.

@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""One valid call of every public function, with what the nets of test_errors and test_threads must know
+about its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from pose_problems import bilinear, camera, reprojection_problem, smooth_features
+
+import pyloc_core as pl
+
+COUNT, CHANNELS, MAP = 24, 12, (30, 40)
+
+
+@dataclass
+class Call:
+    """`run(**arrays, **options)` is a valid call."""
+
+    name: str
+    run: Callable[..., Any]
+    arrays: dict[str, np.ndarray]
+    options: dict[str, Any] = field(default_factory=dict)
+    per_point: tuple[str, ...] = ()  # arrays that share the length N
+    flexible: tuple[str, ...] = ()  # arrays that take leading dimensions
+    not_finite_allowed: tuple[str, ...] = ()  # documented: NaN passes through, or drops the item
+    threaded: bool = True
+    reference: bool = True
+
+    def __call__(self, **changes: Any) -> Any:
+        return self.run(**{**self.arrays, **self.options, **changes})
+
+
+def loss_maps_problem(count: int = COUNT, seed: int = 3) -> tuple[np.ndarray, Any]:
+    """Dense loss maps (N, H, W) with a peak at the projection of each point, and the pose problem."""
+    problem = reprojection_problem(count, seed, noise=0.0, start=0.002)
+    xy = pl.map_from_image(problem.points2d, problem.camera.size, MAP)
+    y, x = np.mgrid[: MAP[0], : MAP[1]]
+    squared = (x - xy[:, 0, None, None]) ** 2 + (y - xy[:, 1, None, None]) ** 2
+    logits = 14 * np.exp(-squared / (2 * 1.2**2))
+    p = np.exp(logits) / (1 + np.exp(logits).sum((1, 2), keepdims=True))
+    return np.minimum(-np.log(p), np.log(1 + MAP[0] * MAP[1])).astype(np.float32), problem
+
+
+def from_dense(maps: Any, **options: Any) -> pl.LossMaps:
+    return pl.LossMaps.from_dense(maps, **options)
+
+
+def _over_maps(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of LossMaps as one of dense arrays."""
+
+    def run(maps: Any, **rest: Any) -> Any:
+        return function(pl.LossMaps.from_dense(maps), **rest)
+
+    return run
+
+
+def matching_arrays(count: int = COUNT) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    features = smooth_features(rng, CHANNELS, MAP)
+    xy = rng.uniform(1, [MAP[1] - 2, MAP[0] - 2], (count, 2))
+    descriptors = 8 * bilinear(features, xy)
+    return {
+        "descriptors": descriptors.astype(np.float32),
+        "features": features.astype(np.float32),
+        "centers": xy,
+    }
+
+
+def operator_calls() -> list[Call]:
+    """The operators; those not built yet are left out by `all_calls`."""
+    matching = matching_arrays()
+    pair = {k: matching[k] for k in ("descriptors", "features")}
+    maps, problem = loss_maps_problem()
+    pose = {"points3d": problem.points3d, "cam_from_world": problem.start}
+    matches = {"points2d": problem.points2d, "points3d": problem.points3d}
+    cam = {"camera": problem.camera}
+    rays = problem.camera.unproject(problem.points2d).reshape(-1, 3, 3)
+    p3p = {"bearings": rays, "points3d": problem.points3d.reshape(-1, 3, 3)}
+    xy = pl.map_from_image(problem.points2d, problem.camera.size, MAP)
+    h = bilinear(matching["features"], np.clip(xy, 0, np.array(MAP[::-1]) - 1.01))
+    fpr = {"descriptors": h.astype(np.float32), "features": matching["features"], **pose}
+    same = ("points2d", "points3d")
+    return [
+        Call("match", _named("match"), pair, {"quantile": 0.01, "entropy": True}),
+        Call("correlation_maps", _named("correlation_maps"), pair),
+        Call("correspondence_maps", _named("correspondence_maps"), pair),
+        Call("loss_maps", _named("loss_maps"), pair),
+        Call("local_loss_maps", _named("local_loss_maps"), matching, {"window": 8},
+             per_point=("descriptors", "centers"), not_finite_allowed=("centers",)),
+        Call("p3p", _named("p3p"), p3p, per_point=("bearings", "points3d")),
+        Call("estimate_pose", _over_maps(_named("estimate_pose")),
+             {"maps": maps, "points3d": problem.points3d}, cam, per_point=("maps", "points3d")),
+        Call("refine_pose", _over_maps(_named("refine_pose")), {"maps": maps, **pose}, cam,
+             per_point=("maps", "points3d")),
+        Call("estimate_pose_from_matches", _named("estimate_pose_from_matches"), matches, cam,
+             per_point=same),
+        Call("refine_pose_reprojection", _named("refine_pose_reprojection"),
+             {**matches, "cam_from_world": problem.start, "weights": np.ones(COUNT)}, cam,
+             per_point=(*same, "weights")),
+        Call("refine_pose_featuremetric", _named("refine_pose_featuremetric"), fpr, cam,
+             per_point=("descriptors", "points3d")),
+    ]  # fmt: skip
+
+
+def container_calls() -> list[Call]:
+    """LossMaps' methods on arrays."""
+    maps, problem = loss_maps_problem()
+    xy = pl.map_from_image(problem.points2d, problem.camera.size, MAP)
+    same = {"per_point": ("maps",), "reference": False}
+    return [
+        Call("LossMaps.from_dense", from_dense, {"maps": maps}, **same),
+        Call("LossMaps.evaluate", _over_maps(pl.LossMaps.evaluate), {"maps": maps, "xy": xy},
+             flexible=("xy",), not_finite_allowed=("xy",), per_point=("maps", "xy"), reference=False),
+        Call("LossMaps.mass", _over_maps(pl.LossMaps.mass), {"maps": maps, "centers": xy},
+             {"window": 5.0}, per_point=("maps", "centers"), not_finite_allowed=("centers",),
+             reference=False),
+    ]  # fmt: skip
+
+
+def geometry_calls() -> list[Call]:
+    problem = reprojection_problem(COUNT, 4, noise=0.0)
+    poses = np.stack([problem.cam_from_world, problem.start])
+    plain = {"threaded": False, "reference": False}
+    open_ = {
+        **plain,
+        "not_finite_allowed": ("cam_from_world", "pose", "a_from_b", "b_from_c", "xy"),
+    }
+    sizes = {"image_size": (768, 1024), "map_size": MAP}
+    points_cam = pl.transform_points(problem.cam_from_world, problem.points3d)
+    quaternion = np.array([[1.0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]])
+    cam = camera("OPENCV")
+    return [
+        Call("camera_center", pl.camera_center, {"cam_from_world": poses}, flexible=("cam_from_world",),
+             **open_),
+        Call("inverse_pose", pl.inverse_pose, {"pose": poses}, flexible=("pose",), **open_),
+        Call("compose_poses", pl.compose_poses, {"a_from_b": poses, "b_from_c": poses},
+             flexible=("a_from_b", "b_from_c"), **open_),
+        Call("transform_points", pl.transform_points,
+             {"pose": problem.cam_from_world, "points3d": problem.points3d}, flexible=("pose",), **open_),
+        Call("rotation_from_quaternion", pl.rotation_from_quaternion, {"qvec": quaternion},
+             flexible=("qvec",), **plain),
+        Call("quaternion_from_rotation", pl.quaternion_from_rotation, {"rotation": poses[:, :, :3]},
+             flexible=("rotation",), **plain),
+        Call("map_from_image", pl.map_from_image, {"xy": problem.points2d}, sizes, flexible=("xy",),
+             **open_),
+        Call("image_from_map", pl.image_from_map, {"xy": problem.points2d}, sizes, flexible=("xy",),
+             **open_),
+        Call("scale_intrinsics", pl.scale_intrinsics, {"K": cam.K}, sizes, **plain),
+        Call("Camera.project", cam.project, {"points_cam": points_cam}, **plain),
+        Call("Camera.unproject", cam.unproject, {"xy": problem.points2d}, **plain),
+    ]  # fmt: skip
+
+
+def _named(name: str) -> Callable[..., Any]:
+    return getattr(pl, name, None)  # type: ignore[return-value]
+
+
+def all_calls() -> list[Call]:
+    operators = [c for c in operator_calls() if hasattr(pl, c.name)]
+    return operators + container_calls() + geometry_calls()
+
+
+def arrays_in(result: Any) -> list[np.ndarray]:
+    """Every array of a result, in a fixed order."""
+    if isinstance(result, np.ndarray):
+        return [result]
+    if isinstance(result, pl.LossMaps):
+        rows = (result.row_ptr, result.xy, result.gain, result.origins, result.flat_gain)
+        return [a for a in rows if a is not None]
+    if isinstance(result, tuple):
+        return [a for part in result for a in arrays_in(part)]
+    if is_dataclass(result):
+        return [a for f in fields(result) for a in arrays_in(getattr(result, f.name))]
+    return []
+
+
+def check_result(result: Any) -> None:
+    """What holds for every result, whatever went in."""
+    if isinstance(result, pl.PoseEstimate):
+        assert result.cam_from_world.shape == (3, 4) and np.isfinite(result.cam_from_world).all()
+        R = result.cam_from_world[:, :3]
+        np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-6)
+        assert isinstance(result.success, (bool, np.bool_)) and result.reason
+        assert result.covariance.shape == (6, 6) and not np.isnan(result.covariance).any()
+        probability = result.inlier_probability
+        assert ((probability >= 0) & (probability <= 1)).all()
+        assert np.isfinite([result.cost, result.gain]).all()
+        if result.success:
+            assert np.isfinite(result.covariance).all()
+    elif isinstance(result, pl.LossMaps):
+        assert (result.gain > 0).all() and np.isfinite(result.gain).all()
+        assert (np.diff(result.row_ptr) >= 0).all()
+        np.testing.assert_array_less(result.dense(), result.log_cardinality * (1 + 1e-6))
+    elif isinstance(result, pl.P3PSolutions):
+        assert np.isfinite(result.cam_from_world[result.valid]).all()
