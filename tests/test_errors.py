@@ -173,7 +173,7 @@ def test_empty_and_small(name, count) -> None:
         if count < 3:
             assert not result.success
             assert np.isinf(result.covariance).all()
-    elif isinstance(result, pl.LossMaps) or isinstance(result, np.ndarray):
+    elif isinstance(result, (pl.LossMaps, np.ndarray)):
         assert len(result) == count
 
 

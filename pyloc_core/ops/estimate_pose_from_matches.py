@@ -146,7 +146,7 @@ def _result(
         cost=found["cost"],
         gain=found["gain"],
         inlier_probability=probability,
-        covariance=covariance,
+        covariance=covariance if status == 0 else np.full((6, 6), np.inf),
         iterations=int(found["iterations"]),
         timings=timings,
         num_usable=usable,
