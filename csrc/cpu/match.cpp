@@ -48,10 +48,7 @@ void write_rows(const CorrelationProblem& problem, const MatchOptions& options, 
       out.entropy[n] = float(entropy > 0.0 ? entropy : 0.0);
     }
     if (sink.lists) {
-      const RankList& list = sink.lists[r];
-      const float bound = list.threshold > -3.4e38f ? list.threshold : -3.402823466e38f;
-      out.quantile_ratio[n] =
-          ratio(row.peak, rank_value(list.values, list.count, options.rank, bound, row.peak));
+      out.quantile_ratio[n] = ratio(row.peak, rank_result(sink.lists[r], options.rank, row.peak));
     }
   }
 }
@@ -71,6 +68,7 @@ void add_subcell(const CorrelationProblem& problem, double* xy) {
 
 int match(const CorrelationProblem& problem, const MatchOptions& options, const MatchOutput& output) {
   if (problem.count == 0) return kCorrelationDone;
+  static_assert(kTileCells <= kRankRun);
   const std::int64_t list = options.rank > 0 ? rank_capacity(options.rank) : 0;
   std::int64_t group = problem.count;
   if (list > 0 && group * list * 4 > kRankBytes) {

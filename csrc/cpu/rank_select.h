@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The value at a rank of a stream, by selection: a bounded list of candidates and no sort.
 //
-// Values above the running threshold join the list; when it is full it is cut back to the `rank` largest and
-// the threshold becomes the smallest of them. The rank-th largest of the list is that of the stream.
+// Values above the running threshold join the list; when it is full it is cut back to about its `rank`
+// largest and the threshold rises to the bound of the cut, which at least `rank` values reach: what lies at
+// or below it cannot be above the rank-th. So the rank-th largest of the list is that of the stream.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +19,12 @@ struct RankList {
   float threshold;
 };
 
-// Room for as many newcomers as are kept, and for one vector store past the end.
-PYLOC_INLINE std::int64_t rank_capacity(std::int64_t rank) { return 2 * rank + 1024 + PackF::kWidth; }
+// The list is cut back when it holds more than rank_limit; a run and a vector's store must fit on top.
+constexpr std::int64_t kRankRun = 1024;
+PYLOC_INLINE std::int64_t rank_limit(std::int64_t rank) { return rank + (rank > 1024 ? rank : 1024); }
+PYLOC_INLINE std::int64_t rank_capacity(std::int64_t rank) {
+  return rank_limit(rank) + kRankRun + PackF::kWidth;
+}
 
 // Integers in the order of the floats, and back.
 PYLOC_INLINE std::int32_t order_key(float v) {
@@ -60,16 +65,45 @@ inline float rank_value(const float* values, std::int64_t count, std::int64_t ra
   return value_of_key(std::int32_t(a));
 }
 
-// Cuts the list to its `rank` largest; copies of the rank-th stand for equal ones.
-inline void cut_back(RankList& list, std::int64_t rank, float peak) {
-  const float bound = list.threshold > -3.402823466e38f ? list.threshold : -3.402823466e38f;
-  const float value = rank_value(list.values, list.count, rank, bound, peak);
-  std::int32_t kept = 0;
-  for (std::int32_t i = 0; i < list.count; ++i) {
-    const float v = list.values[i];
-    list.values[kept] = v;
-    kept += v > value;
+// Keeps the values of at least `bound`, in order; returns how many.
+inline std::int32_t keep_at_least(float* values, std::int32_t count, float bound) {
+  std::int32_t kept = 0, i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= count; i += 16) {
+    const __m512 v = _mm512_loadu_ps(values + i);
+    const __mmask16 keep = _mm512_cmp_ps_mask(v, _mm512_set1_ps(bound), _CMP_GE_OQ);
+    _mm512_storeu_ps(values + kept, _mm512_maskz_compress_ps(keep, v));  // never past what is read
+    kept += __builtin_popcount(keep);
   }
+#endif
+  for (; i < count; ++i) {
+    const float v = values[i];
+    values[kept] = v;
+    kept += v >= bound;
+  }
+  return kept;
+}
+
+// Cuts the list to little more than its `rank` largest, by halving the interval of values. Where that finds
+// no bound, as among many equal values, the rank-th value itself is the bound and copies stand for equal
+// ones.
+inline void cut_back(RankList& list, std::int64_t rank, float peak) {
+  float low = list.threshold, high = peak;
+  if (!(low > -HUGE_VALF)) {
+    low = list.values[0];
+    for (std::int32_t i = 1; i < list.count; ++i) low = list.values[i] < low ? list.values[i] : low;
+  }
+  for (int step = 0; step < 16; ++step) {
+    const float middle = low + 0.5f * (high - low);
+    const std::int64_t above = count_at_least(list.values, list.count, middle);
+    (above >= rank ? low : high) = middle;
+    if (above < rank || above > rank + rank / 8 + 16) continue;
+    list.count = keep_at_least(list.values, list.count, low);
+    list.threshold = low;
+    return;
+  }
+  const float value = rank_value(list.values, list.count, rank, low, high);
+  std::int32_t kept = keep_at_least(list.values, list.count, value_of_key(order_key(value) + 1));
   for (; kept < rank; ++kept) list.values[kept] = value;
   list.count = kept;
   list.threshold = value;
@@ -90,8 +124,8 @@ PYLOC_INLINE void append_above(RankList& list, PackF v, int lanes) {
 #endif
 }
 
-// Takes a run of at most 1024 finite values; `peak` is at least the largest value seen so far, and `largest`
-// at least the largest of the run.
+// Takes a run of at most kRankRun finite values; `peak` is at least the largest value seen so far, and
+// `largest` at least the largest of the run.
 inline void rank_visit(RankList& list, const float* values, std::int64_t count, std::int64_t rank, float peak,
                        float largest) {
   constexpr int W = PackF::kWidth;
@@ -100,7 +134,13 @@ inline void rank_visit(RankList& list, const float* values, std::int64_t count, 
   for (; i + W <= count; i += W) append_above(list, PackF::load(values + i), W);
   if (i < count)
     append_above(list, PackF::load_partial(values + i, int(count - i), -HUGE_VALF), int(count - i));
-  if (list.count > 2 * rank) cut_back(list, rank, peak);
+  if (list.count > rank_limit(rank)) cut_back(list, rank, peak);
+}
+
+// The rank-th largest value of the stream.
+inline float rank_result(const RankList& list, std::int64_t rank, float peak) {
+  const float low = list.threshold > -HUGE_VALF ? list.threshold : -3.402823466e38f;
+  return rank_value(list.values, list.count, rank, low, peak);
 }
 
 PYLOC_NAMESPACE_END

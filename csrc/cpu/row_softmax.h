@@ -74,29 +74,23 @@ inline std::int64_t first_position(const float* values, std::int64_t count, floa
 }
 
 template <bool kMoment>
-PYLOC_INLINE void add_exponentials(PackF c, float peak, float scale, PackMask<float> live, PackF& sum,
-                                   PackF& moment) {
-  const PackF x = (c - peak) * scale;
-  const PackF e = select(live, exp2_nonpositive_(x), PackF(0.0f));
-  sum = sum + e;
-  if (kMoment) moment = moment + select(live, e * max_(x, PackF(-200.0f)), PackF(0.0f));
-}
-
-template <bool kMoment>
 inline void sum_exponentials(SoftmaxRow& row, const float* values, std::int64_t count, float scale) {
   constexpr int W = PackF::kWidth;
-  const PackMask<float> all_lanes = PackF::iota() >= 0.0f;
   PackF sum[2] = {PackF(0.0f), PackF(0.0f)}, moment[2] = {PackF(0.0f), PackF(0.0f)};
   std::int64_t i = 0;
-  for (; i + 2 * W <= count; i += 2 * W) {
-    add_exponentials<kMoment>(PackF::load(values + i), row.peak, scale, all_lanes, sum[0], moment[0]);
-    add_exponentials<kMoment>(PackF::load(values + i + W), row.peak, scale, all_lanes, sum[1], moment[1]);
-  }
+  for (; i + 2 * W <= count; i += 2 * W)
+    for (int j = 0; j < 2; ++j) {
+      const PackF x = (PackF::load(values + i + j * W) - row.peak) * scale;
+      const PackF e = exp2_nonpositive_(x);
+      sum[j] = sum[j] + e;
+      if (kMoment) moment[j] = fma_(e, max_(x, PackF(-200.0f)), moment[j]);
+    }
   for (; i < count; i += W) {
     const int lanes = count - i < W ? int(count - i) : W;
-    const PackMask<float> live = PackF::iota() < float(lanes);
-    add_exponentials<kMoment>(PackF::load_partial(values + i, lanes, row.peak), row.peak, scale, live, sum[0],
-                              moment[0]);
+    const PackF x = (PackF::load_partial(values + i, lanes, row.peak) - row.peak) * scale;
+    const PackF e = select(PackF::iota() < float(lanes), exp2_nonpositive_(x), PackF(0.0f));
+    sum[0] = sum[0] + e;
+    if (kMoment) moment[0] = fma_(e, max_(x, PackF(-200.0f)), moment[0]);
   }
   row.sum += double(reduce_add(sum[0] + sum[1]));
   if (kMoment) row.moment += double(reduce_add(moment[0] + moment[1]));
