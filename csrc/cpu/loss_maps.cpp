@@ -23,23 +23,19 @@ constexpr std::int64_t kChunk = runtime::SparseRows::kChunkRows;
 struct LossSink {
   SoftmaxRow* rows;
   TopCells* top;
-  std::int64_t first;
-  float scale;   // log2(e) / T
-  float margin;  // log2 of the least live probability, over scale; -inf: every cell is live
+  std::int64_t first, last;  // rows of the group
+  float scale;               // log2(e) / T
+  float margin;              // log2 of the least live probability, over scale; -inf: every cell is live
 
   void visit(std::int64_t row, const float* values, std::int64_t count, std::int64_t cell) {
-    constexpr int kWidth = PackF::kWidth;
     SoftmaxRow& state = rows[row - first];
     TopCells& best = top[row - first];
+    if (row + 2 < last) __builtin_prefetch(&top[row + 2 - first]);
+    if (row + 1 < last) top[row + 1 - first].prefetch();
     const float largest = visit_cells<false>(state, values, count, cell, scale);
     best.raise(state.peak + margin);  // the sum is at least 1: ln C <= (c - peak) / T
     if (!(largest > best.threshold())) return;
-    std::int64_t i = 0;
-    for (; i + kWidth <= count; i += kWidth)
-      best.offer(PackF::load(values + i), static_cast<std::int32_t>(cell + i));
-    if (i < count)
-      best.offer(PackF::load_partial(values + i, static_cast<int>(count - i), -HUGE_VALF),
-                 static_cast<std::int32_t>(cell + i));
+    best.offer_run(values, count, static_cast<std::int32_t>(cell));
   }
 };
 
@@ -90,7 +86,8 @@ int loss_maps(const CorrelationProblem& problem, const LossMapsOptions& options,
       softmax[r] = empty_softmax_row();
       if (!top[r].start(options.limit, -HUGE_VALF)) worst = kOutOfMemory;
     }
-    LossSink sink{softmax.data(), top, first, float(scale), static_cast<float>(log2_least / scale)};
+    LossSink sink{softmax.data(), top,          first,
+                  first + count,  float(scale), static_cast<float>(log2_least / scale)};
     if (worst == kCorrelationDone) worst = stream.begin(first, count);
     if (worst == kCorrelationDone) worst = stream.run(sink);
     if (worst == kCorrelationDone && !(stream.bound() * scale < 1e37)) worst = kProductsTooLarge;

@@ -3,7 +3,7 @@
 // The largest values of a stream, with the cells they come from, in one pass.
 //
 // Cells are offered in ascending order. A value that cannot be among the `limit` largest is dropped by one
-// comparison with a threshold; the others are appended to a buffer of about four times the limit, and when
+// comparison with a threshold; the others are appended to a buffer of about twice the limit, and when
 // it is full, the threshold rises to a value that at least `limit` of them exceed and the rest is dropped.
 // Equal values: the earlier cell stays. Entries always lie in ascending order of cells, so what remains
 // needs no sorting. NaN is never kept.
@@ -47,7 +47,7 @@ class TopCells {
     limit_ = limit;
     threshold_ = floor;
     count_ = 0;
-    largest_ = limit < (std::int64_t{1} << 40) ? 4 * limit + 64 : limit;
+    largest_ = 2 * limit + 4 * kLeastRoom;
     full_ = false;
     return capacity_ > 0 || grow(largest_ < 1024 ? largest_ : 1024);
   }
@@ -56,6 +56,26 @@ class TopCells {
   PYLOC_INLINE void offer(PackF v, std::int32_t first) {
     const PackMask<float> above = v > threshold_;
     if (__builtin_expect(any(above), 0)) keep(v, first, above);
+  }
+  // The same for the cells first .. first + count - 1. What passes is appended without a branch on the
+  // values: where many maps are flat, no branch could be predicted.
+  void offer_run(const float* values, std::int64_t count, std::int32_t first) {
+    for (std::int64_t at = 0; at < count;) {
+      std::int64_t room = capacity_ - count_;
+      if (room < kLeastRoom) {
+        make_room();
+        room = capacity_ - count_;
+        if (full_) return;
+      }
+      const std::int64_t n = count - at < room ? count - at : room;
+      append_run(values + at, n, first + static_cast<std::int32_t>(at));
+      at += n;
+    }
+  }
+  // Where the next entries will go.
+  PYLOC_INLINE void prefetch() const {
+    __builtin_prefetch(value_ + count_, 1);
+    __builtin_prefetch(cell_ + count_, 1);
   }
   PYLOC_INLINE void raise(float floor) { threshold_ = floor > threshold_ ? floor : threshold_; }
 
@@ -73,6 +93,8 @@ class TopCells {
   bool out_of_memory() const { return full_; }
 
  private:
+  static constexpr std::int64_t kLeastRoom = 64;
+
   float* value_ = nullptr;
   std::int32_t* cell_ = nullptr;
   std::int64_t count_ = 0, capacity_ = 0, limit_ = 0, largest_ = 0;
@@ -97,6 +119,44 @@ class TopCells {
 #endif
   }
 
+  // Appends what exceeds the threshold; there is room for all of it.
+  void append_run(const float* values, std::int64_t n, std::int32_t first) {
+    float* value = value_ + count_;
+    std::int32_t* cell = cell_ + count_;
+    const float t = threshold_;
+    std::int64_t added = 0;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    const __m512 bound = _mm512_set1_ps(t);
+    __m512i cells = _mm512_add_epi32((__m512i)PackI::iota().raw, _mm512_set1_epi32(first));
+    for (std::int64_t i = 0; i < n; i += 16) {
+      const auto live = static_cast<__mmask16>(n - i >= 16 ? 0xffff : (1 << (n - i)) - 1);
+      const __m512 v = _mm512_maskz_loadu_ps(live, values + i);
+      const __mmask16 above = _mm512_mask_cmp_ps_mask(live, v, bound, _CMP_GT_OQ);
+      _mm512_storeu_ps(value + added, _mm512_maskz_compress_ps(above, v));
+      _mm512_storeu_si512(cell + added, _mm512_maskz_compress_epi32(above, cells));
+      added += __builtin_popcount(above);
+      cells = _mm512_add_epi32(cells, _mm512_set1_epi32(16));
+    }
+#else
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      const PackMask<float> above = PackF::load(values + i) > t;
+      if (!any(above)) continue;
+      for (int l = 0; l < kLanes; ++l) {
+        value[added] = values[i + l];
+        cell[added] = first + static_cast<std::int32_t>(i) + l;
+        added += lane(above, l);
+      }
+    }
+    for (; i < n; ++i) {
+      value[added] = values[i];
+      cell[added] = first + static_cast<std::int32_t>(i);
+      added += values[i] > t;
+    }
+#endif
+    count_ += added;
+  }
+
   __attribute__((noinline)) void keep(PackF v, std::int32_t first, PackMask<float> above) {
     count_ += append(count_, v, PackI::iota() + first, above);
     if (count_ + kLanes > capacity_) make_room();
@@ -107,7 +167,7 @@ class TopCells {
       const std::int64_t wanted = 2 * capacity_ < largest_ ? 2 * capacity_ : largest_;
       if (!grow(wanted)) count_ = 0;  // the caller sees out_of_memory()
     } else {
-      select(limit_ + limit_ / 4);
+      select(limit_ + limit_ / 8);
     }
   }
 
@@ -134,14 +194,23 @@ class TopCells {
   }
 
   // Keeps the largest `limit_` to `most` entries (exactly limit_ when most == limit_), and raises the
-  // threshold to match. Bisection over the float values: at most 33 counts.
+  // threshold to match. Bisection between two floats, of which the lower is exceeded by at least limit_
+  // entries and the upper by fewer: halving the interval finds a place among spread values in a few counts,
+  // halving the number of floats in it then ends the search.
   void select(std::int64_t most) {
     if (count_above(threshold_) <= limit_) return drop(threshold_, 0, 0.0f);
-    std::int32_t low = ordered_from_float(threshold_);  // exceeded by at least limit_ entries
-    std::int32_t high = ordered_from_float(INFINITY);   // exceeded by fewer
+    PackF top(threshold_);  // the lanes past the end are NaN since count_above
+    for (std::int64_t i = 0; i < count_; i += kLanes) top = max_(PackF::load(value_ + i), top);
+    const float largest = reduce_max(top);
+    std::int32_t low = ordered_from_float(threshold_), high = ordered_from_float(largest);
     std::int64_t above_high = 0;
-    while (high > low && std::int64_t{high} - low > 1) {
-      const auto middle = static_cast<std::int32_t>((std::int64_t{low} + high) >> 1);
+    for (int step = 0; std::int64_t{high} - low > 1; ++step) {
+      auto middle = static_cast<std::int32_t>((std::int64_t{low} + high) >> 1);
+      const float halfway = 0.5f * float_from_ordered(low) + 0.5f * float_from_ordered(high);
+      if (step < 16 && isfinite_(halfway)) {
+        const std::int32_t key = ordered_from_float(halfway);
+        if (key > low && key < high) middle = key;
+      }
       const std::int64_t above = count_above(float_from_ordered(middle));
       if (above >= limit_) {
         low = middle;
