@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A camera pose from loss maps alone: consensus first, then graduated non-convexity.
 
-The maps here are made up: a peak near the true projection of each point, a false peak somewhere
-else in many of them, and four in ten without the true one at all. Any matcher that gives a
-probability per cell can take their place.
+The maps here are made up: six in ten have a peak near the true projection and a lower false one, the
+others have two false ones. Any matcher that gives a probability per cell can take their place.
 
     python examples/pose_from_loss_maps.py
 """
@@ -37,15 +36,16 @@ def made_up_maps(points: np.ndarray, pose: np.ndarray, seed: int) -> pc.LossMaps
     rng = np.random.default_rng(seed)
     pixels, _ = CAMERA.project(pc.transform_points(pose, points))
     cells = pc.map_from_image(pixels, CAMERA.size, (H, W)) + 0.3 * rng.standard_normal(pixels.shape)
-    false = rng.uniform((0, 0), (W - 1, H - 1), cells.shape)
-    weight = np.where(rng.uniform(size=len(points)) < 0.4, 0.0, 1.0)[:, None, None]
+    false, other = rng.uniform((0, 0), (W - 1, H - 1), (2, *cells.shape))
+    lost = rng.uniform(size=len(points)) < 0.4
+    first = np.where(lost[:, None], other, cells)
     y, x = np.mgrid[:H, :W]
 
     def peak(at: np.ndarray) -> np.ndarray:
         square = (x - at[:, 0, None, None]) ** 2 + (y - at[:, 1, None, None]) ** 2
         return np.exp(-square / (2 * 0.8**2))
 
-    probability = weight * peak(cells) + 0.7 * peak(false) + 1e-4
+    probability = peak(first) + 0.7 * peak(false) + 1e-4
     probability /= probability.sum(axis=(1, 2), keepdims=True)
     unseen = np.log(1 + H * W)  # the loss of "not in the picture" bounds every loss
     return pc.LossMaps.from_dense(np.minimum(-np.log(probability), unseen).astype(np.float32))

@@ -102,6 +102,9 @@ def test_info_lists_build_and_packages() -> None:
     [
         (["build-map", "no_model", "no_images", "out"], "no such model folder: no_model"),
         (["localize", "no_map"], "no photos given"),
+        (["localize", "no_map", "a.jpg"], "no_map"),
+        (["evaluate", "--data", "no_data"], "no_data"),
+        (["demo", "--data", "no_data"], "no_data"),
         (["localize", "no_map", "a.jpg", "--out", "poses.xml"], "--out must end in .json"),
         (["localize", "m", "a.jpg", "--focal", "5", "--camera", "PINHOLE 1 1 1 1 1 1"], "not both"),
         (["localize", "m", "a.jpg", "--focal", "-5"], "--focal must be a positive"),

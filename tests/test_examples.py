@@ -1,0 +1,51 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""The examples run and do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested_here() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    source = Path(__file__).read_text()
+    assert names and all(f'load("{name}")' in source for name in names), names
+
+
+def test_p3p_batch() -> None:
+    assert load("p3p_batch").main(2000) > 0.999
+
+
+def test_pose_from_loss_maps() -> None:
+    angle, distance = load("pose_from_loss_maps").main()
+    assert angle < 0.2 and distance < 0.04
+
+
+def test_match_and_localize() -> None:
+    for module in ("cv2", "skimage", "pycolmap"):
+        pytest.importorskip(module)
+    errors = load("match_and_localize").main()
+    assert errors["by hand"][0] < 1.0
+    assert errors["localizer"][0] < 0.1 and errors["localizer"][1] < 0.02
+
+
+def test_custom_descriptor() -> None:
+    for module in ("cv2", "skimage", "pycolmap"):
+        pytest.importorskip(module)
+    angle, distance = load("custom_descriptor").main()
+    assert angle < 0.5 and distance < 0.1
