@@ -11,15 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core._extras import require
+from pyloc_core.camera import Camera
 from pyloc_core.geometry import image_from_map, map_from_image
+from pyloc_core.localization.localizer import Localization
 from pyloc_core.maps import LossMaps
+from pyloc_core.pose import transform_points
 
 Array = npt.NDArray[np.float64]
-INK, PAPER, ACCENT = "#1b1f24", "#ffffff", "#e5484d"
+INK, PAPER, HERE, THERE = "#1b1f24", "#ffffff", "#ff3b30", "#34c759"
+# Inches: margin, title, photo, colour bar with its labels, gap, title of a small map.
+MARGIN, TITLE, PHOTO, BAR, GAP, CAPTION = 0.22, 0.42, 5.4, 0.62, 0.18, 0.27
 
 
 def plot_localization(
-    image: npt.NDArray[Any], localization: Any, path: str | Path, *, title: str = "", maps: int = 3
+    image: npt.NDArray[Any],
+    localization: Localization,
+    path: str | Path,
+    *,
+    title: str = "",
+    maps: int = 3,
 ) -> Path:
     """Draw what a `Localization` found over its photo and write it as a picture file.
 
@@ -31,7 +41,7 @@ def plot_localization(
         maps: how many points to show loss maps of.
 
     Left, every point at its reprojection, coloured by its inlier probability. Right, for a few
-    points, the coarse loss map over the photo and the fine one of its window; the cross is the
+    points, the coarse loss map over the photo and the fine one in its window; the cross is the
     reprojection under the final pose, the circle the map's own minimum.
     """
     require("matplotlib", "drawing a picture")
@@ -39,47 +49,72 @@ def plot_localization(
     from matplotlib.figure import Figure
 
     xy, front = localization.project()
-    xy, front = np.asarray(xy), np.asarray(front)
     probability = np.asarray(localization.estimate.inlier_probability, np.float64)
     height, width = image.shape[:2]
     inside = front & ((xy >= 0) & (xy < (width, height))).all(1)
     chosen = _chosen(probability, inside, localization, maps)
-    figure = Figure(figsize=_figure_size(width / height, bool(chosen)), dpi=110, facecolor=PAPER)
+    page = _Page(width / height, len(chosen))
+    figure = Figure(figsize=page.size, dpi=110, facecolor=PAPER)
     FigureCanvasAgg(figure)
-    columns = [2.0 * width / height, width / height * 0.72, 0.72] if chosen else [1.0]
-    grid = figure.add_gridspec(
-        max(1, len(chosen)), len(columns), width_ratios=columns, wspace=0.07, hspace=0.2,
-        left=0.015, right=0.985, bottom=0.09, top=0.90,
-    )  # fmt: skip
-    main = figure.add_subplot(grid[:, 0])
-    _draw_points(figure, main, image, xy[inside], probability[inside])
+    main = figure.add_axes(page.photo)
+    dots = _draw_points(main, image, xy[inside], probability[inside])
+    bar = figure.colorbar(dots, cax=figure.add_axes(page.bar), orientation="horizontal")
+    bar.set_label(
+        f"inlier probability of {int(inside.sum())} points at their reprojections", fontsize=9
+    )
+    bar.ax.tick_params(labelsize=8, length=2)
     for row, point in enumerate(chosen):
-        label = chr(ord("A") + row)
-        main.annotate(
-            label, xy[point], xytext=(9, 9), textcoords="offset points", color=PAPER, weight="bold",
-            fontsize=11, bbox={"boxstyle": "circle,pad=0.2", "fc": INK, "ec": PAPER, "lw": 0.8},
-            arrowprops={"arrowstyle": "-", "color": PAPER, "lw": 0.8},
-        )  # fmt: skip
-        coarse, fine = figure.add_subplot(grid[row, 1]), figure.add_subplot(grid[row, 2])
-        note = f"{label}   inlier probability {probability[point]:.2f}"
-        _draw_coarse(coarse, image, localization.coarse_maps, point, xy[point], note)
-        _draw_fine(fine, localization.fine_maps, point, xy[point], (height, width))
-    if title:
-        figure.text(0.015, 0.955, title, color=INK, fontsize=12, weight="bold", va="center")
+        name = chr(ord("A") + row)
+        _label(main, name, xy[point], (width, height))
+        coarse, fine = (figure.add_axes(page.small(row, column)) for column in (0, 1))
+        coarse.set_title(f"{name}   coarse, p(inlier) {probability[point]:.2f}", **_caption())
+        _draw_coarse(coarse, image, localization, point)
+        _draw_fine(fine, localization, point)
+    page.write(figure, title, bool(chosen))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 
 
-def _figure_size(ratio: float, with_maps: bool) -> tuple[float, float]:
-    height = 6.6
-    width = height * 0.84 * (ratio * 1.32 + 0.36 if with_maps else ratio) + 0.9
-    return float(np.clip(width, 6.0, 17.0)), height
+class _Page:
+    """Where things go, in fractions of a figure whose size fits the photo."""
+
+    def __init__(self, ratio: float, rows: int) -> None:
+        self.ratio, self.rows = ratio, rows
+        tall = PHOTO + BAR
+        self.small_height = (tall - rows * CAPTION) / max(1, rows)
+        self.wide = PHOTO * ratio
+        columns = self.small_height * (ratio + 1) + 2 * GAP if rows else 0.0
+        self.size = (2 * MARGIN + self.wide + columns, 2 * MARGIN + TITLE + tall)
+        self.photo = self._box(0.0, BAR, self.wide, PHOTO)
+        self.bar = self._box(0.0, BAR - 0.2, self.wide, 0.12)
+
+    def small(self, row: int, column: int) -> tuple[float, float, float, float]:
+        h = self.small_height
+        left = self.wide + GAP + column * (h * self.ratio + GAP)
+        bottom = PHOTO + BAR - (row + 1) * (h + CAPTION)
+        return self._box(left, bottom, h * (1.0 if column else self.ratio), h)
+
+    def write(self, figure: Any, title: str, with_maps: bool) -> None:
+        top = 1 - (MARGIN + 0.5 * TITLE - 0.1) / self.size[1]
+        figure.text(MARGIN / self.size[0], top, title, color=INK, fontsize=12, weight="bold",
+                    va="center")  # fmt: skip
+        if with_maps:
+            figure.text(1 - MARGIN / self.size[0], top, "+ final pose   o best cell of the map   "
+                        "bright: low loss", color=INK, fontsize=8, ha="right", va="center")  # fmt: skip
+
+    def _box(self, x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+        wide, tall = self.size
+        return (MARGIN + x) / wide, (MARGIN + y) / tall, w / wide, h / tall
+
+
+def _caption() -> dict[str, Any]:
+    return {"fontsize": 8.5, "color": INK, "loc": "left", "pad": 3}
 
 
 def _chosen(
-    probability: Array, inside: npt.NDArray[np.bool_], localization: Any, count: int
+    probability: Array, inside: npt.NDArray[np.bool_], localization: Localization, count: int
 ) -> list[int]:
     """Points to look into: a clear inlier, a middling one, and one that the pose rejects."""
     if localization.coarse_maps is None:
@@ -92,67 +127,86 @@ def _chosen(
     return [int(order[i]) for i in np.unique(at.astype(int))]
 
 
-def _draw_points(figure: Any, axes: Any, image: Any, xy: Array, probability: Array) -> None:
+def _grey(image: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     grey = np.asarray(image, np.float32)
-    grey = grey if grey.ndim == 2 else grey.mean(axis=-1)
-    axes.imshow(0.75 * grey + 20, cmap="gray", vmin=0, vmax=255, extent=_extent(image.shape))
+    return grey if grey.ndim == 2 else grey.mean(axis=-1)
+
+
+def _draw_points(axes: Any, image: npt.NDArray[Any], xy: Array, probability: Array) -> Any:
+    _photo(axes, 0.75 * _grey(image) + 20)
     order = np.argsort(probability, kind="stable")  # inliers on top
-    dots = axes.scatter(
+    return axes.scatter(
         xy[order, 0], xy[order, 1], c=probability[order], cmap="RdYlGn", vmin=0, vmax=1, s=15,
         edgecolors=INK, linewidths=0.35,
     )  # fmt: skip
-    axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), xticks=[], yticks=[])
-    axes.set_anchor("W")
-    bar = figure.colorbar(
-        dots, ax=axes, orientation="horizontal", fraction=0.03, pad=0.02, aspect=50
-    )
-    bar.set_label(f"inlier probability of {len(xy)} reprojected points", color=INK, fontsize=9)
-    bar.ax.tick_params(labelsize=8)
 
 
-def _draw_coarse(axes: Any, image: Any, maps: LossMaps, point: int, xy: Array, note: str) -> None:
-    """The coarse map over the photo: bright where the descriptor fits."""
-    row = maps[np.array([point])]
-    size = (image.shape[0], image.shape[1])
-    grey = np.asarray(image, np.float32)
-    grey = grey if grey.ndim == 2 else grey.mean(axis=-1)
-    axes.imshow(grey * 0.45, cmap="gray", vmin=0, vmax=255, extent=_extent(image.shape))
-    gain = maps.log_cardinality - np.asarray(row.dense())[0]
-    alpha = np.clip(gain / max(1e-6, float(gain.max())), 0, 1)
-    axes.imshow(
-        gain, cmap="inferno", alpha=alpha, extent=_extent(image.shape), interpolation="nearest"
-    )
-    peak = np.asarray(image_from_map(np.asarray(row.argmin().xy, np.float64), size, maps.size))[0]
-    _marks(axes, xy, peak)
-    axes.set(xlim=(0, size[1]), ylim=(size[0], 0), xticks=[], yticks=[])
-    axes.set_title(note, fontsize=9, color=INK, loc="left", pad=3)
+def _photo(axes: Any, grey: npt.NDArray[np.float32]) -> None:
+    height, width = grey.shape
+    axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0), aspect="auto")
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
 
 
-def _draw_fine(
-    axes: Any, maps: LossMaps | None, point: int, xy: Array, image_size: tuple[int, int]
+def _label(axes: Any, name: str, at: Array, size: tuple[int, int]) -> None:
+    dx, dy = (-11 if at[0] > 0.9 * size[0] else 11), (-11 if at[1] < 0.1 * size[1] else 11)
+    axes.annotate(
+        name, at, xytext=(dx, dy), textcoords="offset points", color=PAPER, weight="bold",
+        fontsize=10, bbox={"boxstyle": "circle,pad=0.2", "fc": INK, "ec": PAPER, "lw": 0.8},
+        arrowprops={"arrowstyle": "-", "color": PAPER, "lw": 0.8},
+    )  # fmt: skip
+
+
+def _draw_coarse(
+    axes: Any, image: npt.NDArray[Any], localization: Localization, point: int
 ) -> None:
+    """The coarse map over the photo: bright where the descriptor fits."""
+    maps = localization.coarse_maps
+    assert maps is not None
+    _photo(axes, 0.45 * _grey(image))
+    row = maps[np.array([point])]
+    gain = maps.log_cardinality - np.asarray(row.dense())[0]
+    strength = np.sqrt(np.clip(gain / max(1e-6, float(gain.max())), 0, 1))
+    # The map covers whole cells, which may reach over the photo's border.
+    over, camera = localization.coarse_camera, localization.camera
+    scale = np.array([camera.fx / over.fx, camera.fy / over.fy])
+    right, bottom = over.width * scale[0], over.height * scale[1]
+    axes.imshow(
+        strength, cmap="YlOrBr_r", vmin=-0.6, vmax=1, alpha=strength, extent=(0, right, bottom, 0),
+        aspect="auto", interpolation="nearest",
+    )  # fmt: skip
+    peak = image_from_map(np.asarray(row.argmin().xy, np.float64), over.size, maps.size)
+    _marks(axes, _reprojection(localization, camera, point), np.asarray(peak)[0] * scale)
+    axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
+
+
+def _draw_fine(axes: Any, localization: Localization, point: int) -> None:
     """The loss in the window of the fine map, in nats."""
+    maps = localization.fine_maps
     axes.set(xticks=[], yticks=[])
     if maps is None or maps.peak_gain[point] <= 0:
-        axes.text(0.5, 0.5, "no fine map", ha="center", va="center", fontsize=9, color=INK)
-        axes.set_aspect("equal")
+        axes.set_title("no fine map", **_caption())
+        axes.set_facecolor("#f0f0f0")
         return
-    row = maps[np.array([point])]
-    origin = (0, 0) if row.origins is None else row.origins[0]
+    row: LossMaps = maps[np.array([point])]
+    x0, y0 = (0, 0) if row.origins is None else row.origins[0]
     loss = np.asarray(row.dense())[0]
     h, w = loss.shape
-    extent = (origin[0] - 0.5, origin[0] + w - 0.5, origin[1] + h - 0.5, origin[1] - 0.5)
-    axes.imshow(loss, cmap="inferno_r", extent=extent, interpolation="nearest")
-    here = np.asarray(map_from_image(xy[None], image_size, maps.size))[0]
+    extent = (x0 - 0.5, x0 + w - 0.5, y0 + h - 0.5, y0 - 0.5)
+    axes.imshow(loss, cmap="inferno_r", extent=extent, aspect="auto", interpolation="nearest")
+    over = localization.fine_camera
+    xy = _reprojection(localization, over, point)
+    here = np.asarray(map_from_image(xy[None], over.size, maps.size))[0]
     _marks(axes, here, np.asarray(row.argmin().xy, np.float64)[0])
     axes.set(xlim=extent[:2], ylim=extent[2:])
-    axes.set_title(f"fine window, {loss.min():.1f} to {loss.max():.1f} nats", fontsize=9, pad=3)
+    axes.set_title(f"fine, loss {loss.min():.1f} to {loss.max():.1f} nats", **_caption())
+
+
+def _reprojection(localization: Localization, camera: Camera, point: int) -> Array:
+    pose = localization.estimate.cam_from_world
+    xy, _ = camera.project(transform_points(pose, localization.xyz[point : point + 1]))
+    return np.asarray(xy)[0]
 
 
 def _marks(axes: Any, reprojection: Array, peak: Array) -> None:
-    axes.plot(*peak, "o", mfc="none", mec="#30a46c", ms=9, mew=1.6)
-    axes.plot(*reprojection, "+", color=ACCENT, ms=11, mew=1.8)
-
-
-def _extent(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    return (0.0, float(shape[1]), float(shape[0]), 0.0)
+    axes.plot(*peak, "o", mfc="none", mec=THERE, ms=9, mew=1.5)
+    axes.plot(*reprojection, "+", color=HERE, ms=10, mew=1.6)
