@@ -1,0 +1,30 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Photos against a COLMAP model: the map, the localizer, and the leave-one-out evaluation."""
+
+from __future__ import annotations
+
+from pyloc_core.localization.evaluate import METHODS, evaluate, format_table, summarize
+from pyloc_core.localization.features import Descriptor, Features
+from pyloc_core.localization.images import read_image
+from pyloc_core.localization.localizer import STAGES, Localization, Localizer
+from pyloc_core.localization.map import Map
+from pyloc_core.localization.options import LocalizerOptions, MapOptions
+from pyloc_core.localization.rootsift import DenseRootSIFT
+
+__all__ = [
+    "METHODS",
+    "STAGES",
+    "DenseRootSIFT",
+    "Descriptor",
+    "Features",
+    "Localization",
+    "Localizer",
+    "LocalizerOptions",
+    "Map",
+    "MapOptions",
+    "evaluate",
+    "format_table",
+    "read_image",
+    "summarize",
+]

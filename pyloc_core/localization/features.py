@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a descriptor hands to the localizer, so that networks plug in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pyloc_core.camera import Camera
+from pyloc_core.geometry import Size, check_size
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One level of dense features.
+
+    Attributes:
+        values: (D, H, W) float32 or float16; the correlation of two descriptors is their dot product.
+        covers: (height, width) in image pixels that the H x W cells cover, from the top-left corner.
+            It exceeds the image where the last cells hang over its border; cell [row, col] is centred
+            at image point ((col + 0.5) width / W, (row + 0.5) height / H).
+    """
+
+    values: Any
+    covers: Size
+
+    def __post_init__(self) -> None:
+        shape = getattr(self.values, "shape", ())
+        if len(shape) != 3 or 0 in shape:
+            raise ValueError(f"features must be (D, H, W) and not empty, got shape {tuple(shape)}")
+        object.__setattr__(self, "covers", check_size(self.covers, "covers"))
+
+    @property
+    def size(self) -> Size:
+        """(H, W) in cells."""
+        return int(self.values.shape[1]), int(self.values.shape[2])
+
+    @property
+    def stride(self) -> float:
+        """Image pixels per cell, along x."""
+        return self.covers[1] / self.size[1]
+
+    def camera(self, camera: Camera) -> Camera:
+        """The camera over the pixels that the cells cover: what the pose operators take."""
+        return Camera(camera.model, self.covers[1], self.covers[0], camera.params)
+
+
+@runtime_checkable
+class Descriptor(Protocol):
+    """Any object that describes images densely and at given points.
+
+    `dense` returns one level, or two: coarse (matched over the whole image) and fine (matched in
+    windows). `describe` returns the descriptors of points for the same levels. Both give vectors whose
+    dot product is the similarity; `beta` holds the sharpness of the softmax per level, so that
+    `exp(beta * similarity)` is proportional to a probability.
+
+    An object that also has `describe_warped(image, xy, affine) -> (N, D)`, for the finest level, lets
+    the localizer describe reference patches as the query would see them.
+    """
+
+    beta: Sequence[float]
+
+    def dense(self, image: npt.NDArray[Any]) -> Sequence[Features]:
+        """Levels of features of an image (H, W) or (H, W, 3), uint8."""
+
+    def describe(
+        self, image: npt.NDArray[Any], xy: npt.NDArray[Any], scales: Sequence[float]
+    ) -> Sequence[Float32]:
+        """Per level (N, S, D) for points (N, 2) in image pixels, as if the image were shrunk by each
+        of S scales (1.4: the surroundings seen from 1.4 times as far)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and parameters, to tell whether a saved map was built with an equal descriptor."""
