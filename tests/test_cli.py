@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("PIL")
 
+import pyloc_core
 from pyloc_core import Camera, PoseEstimate, camera_center, pose_error
 from pyloc_core.localization import photo_camera
 from pyloc_core.localization.batch import CameraSource
@@ -24,9 +26,10 @@ from pyloc_core.localization.poses_file import pose_entry, standard_deviations, 
 
 
 def run(*args: object, cwd: str | Path = sys.prefix) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, never from the source tree (it lacks the build)."""
+    """The command line in a process of its own, with the package under test, from elsewhere."""
     command = [sys.executable, "-m", "pyloc_core.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+    env = {**os.environ, "PYTHONPATH": str(Path(pyloc_core.__file__).parents[1])}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=env)
 
 
 def photo(
@@ -84,7 +87,8 @@ def test_help_imports_nothing_heavy() -> None:
         "if m in sys.modules])"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=sys.prefix)
+    env = {**os.environ, "PYTHONPATH": str(Path(pyloc_core.__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=sys.prefix, env=env)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

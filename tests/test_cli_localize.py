@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,16 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pyloc_core
+
 for module in ("typer", "cv2", "pycolmap", "skimage", "matplotlib"):
     pytest.importorskip(module)
 
-from pyloc_core import pose_error
-
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own, never from the source tree (it lacks the build)."""
+    """The command line in a process of its own, with the package under test, from elsewhere."""
     command = [sys.executable, "-m", "pyloc_core.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=sys.prefix)
+    env = {**os.environ, "PYTHONPATH": str(Path(pyloc_core.__file__).parents[1])}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=sys.prefix, env=env
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,9 @@ def test_photos_are_localized_and_drawn(scene: Path, place_map: Path, tmp_path: 
     assert "2 of 2 photos localized" in done.stdout
     entries = json.loads(out.read_text())["poses"]
     for entry, query in zip(entries, queries):
-        angle, distance = pose_error(np.array(entry["cam_from_world"]), truth(scene, query.name))
+        angle, distance = pyloc_core.pose_error(
+            np.array(entry["cam_from_world"]), truth(scene, query.name)
+        )
         assert angle < 0.2 and distance < 0.03, entry
         assert entry["success"] and entry["image"] == str(query)
         assert set(entry["timings"]) >= {"describe", "coarse_maps", "msac", "total"}
@@ -90,7 +96,10 @@ def test_one_bad_photo_does_not_stop_the_others(
     bad, good = json.loads((tmp_path / "poses.json").read_text())["poses"]
     assert not bad["success"] and "broken.jpg" in bad["reason"]
     assert good["success"]
-    assert pose_error(np.array(good["cam_from_world"]), truth(scene, "query_00.jpg"))[0] < 0.2
+    assert (
+        pyloc_core.pose_error(np.array(good["cam_from_world"]), truth(scene, "query_00.jpg"))[0]
+        < 0.2
+    )
 
 
 def test_a_photo_of_elsewhere_is_not_localized(place_map: Path, tmp_path: Path) -> None:
@@ -138,7 +147,10 @@ def test_demo_on_a_folder_says_how_good_it_was(scene: Path, tmp_path: Path) -> N
     for word in ("error", "expected", "coarse_maps", "cam_from_world", "picture"):
         assert word in done.stdout
     entry = json.loads((tmp_path / "query_01.json").read_text())["poses"][0]
-    assert pose_error(np.array(entry["cam_from_world"]), truth(scene, "query_01.jpg"))[0] < 0.2
+    assert (
+        pyloc_core.pose_error(np.array(entry["cam_from_world"]), truth(scene, "query_01.jpg"))[0]
+        < 0.2
+    )
     assert (tmp_path / "query_01.png").stat().st_size > 50_000
     done = run("demo", "--data", scene, "--query", "query_1", "--out", tmp_path)
     assert done.returncode == 2 and "did you mean query_" in done.stderr

@@ -49,7 +49,9 @@ class Localization:
         coarse_maps: N loss maps over the whole photo, None when the photo has no candidates.
         fine_maps: N loss maps in windows, empty for points outside the photo; None without a fine
             stage.
-        camera: of the photo as given; `fine_camera` and `coarse_camera` belong to the maps' pixels.
+        camera: of the photo as given.
+        coarse_camera, fine_camera: over the pixels that the cells of the maps cover (`Features.camera`):
+            what belongs to `coarse_maps` and `fine_maps`.
     """
 
     estimate: PoseEstimate
@@ -60,6 +62,8 @@ class Localization:
     coarse_maps: LossMaps | None
     fine_maps: LossMaps | None
     camera: Camera
+    coarse_camera: Camera
+    fine_camera: Camera
 
     def project(self) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Reprojections (N, 2) in the photo's pixels under the estimate, and (N,) depth > 0."""
@@ -216,15 +220,14 @@ class Localizer:
         num_threads: int | None,
         clock: _Clock,
     ) -> Localization:
-        xyz = self.map.xyz[candidates.points]
+        xyz, over = self.map.xyz[candidates.points], coarse.camera(camera)
         if not len(xyz):
             nothing = PoseEstimate.failed("no point of the map is seen by the chosen images", 0)
             return Localization(
-                nothing, nothing, candidates.points, xyz, views, None, None, camera
+                nothing, nothing, candidates.points, xyz, views, None, None, camera, over, over
             )
         maps = self.coarse_maps(candidates, coarse, num_threads)
         clock.lap("coarse_maps")
-        over = coarse.camera(camera)
         first = estimate_pose(maps, xyz, over, seed=seed, initial=prior, num_threads=num_threads)
         clock.lap("msac")
         if first.success:
@@ -237,7 +240,9 @@ class Localizer:
         if not first.success:
             first = replace(first, reason=f"coarse stage: {first.reason}")
         first = replace(first, timings=dict(clock.seconds))
-        return Localization(first, first, candidates.points, xyz, views, maps, None, camera)
+        return Localization(
+            first, first, candidates.points, xyz, views, maps, None, camera, over, over
+        )
 
     def _refined(
         self,
@@ -262,8 +267,8 @@ class Localizer:
             if not refined.success:
                 reason = f"fine stage: {refined.reason}"
                 failed = replace(found.estimate, success=False, reason=reason)
-                return replace(found, estimate=failed, fine_maps=maps)
-            found = replace(found, estimate=refined, fine_maps=maps)
+                return replace(found, estimate=failed, fine_maps=maps, fine_camera=over)
+            found = replace(found, estimate=refined, fine_maps=maps, fine_camera=over)
             if _moved(found.xyz, over, pose, refined, fine) <= options.window / 8:
                 break
         return found

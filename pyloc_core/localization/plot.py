@@ -19,8 +19,8 @@ from pyloc_core.pose import transform_points
 
 Array = npt.NDArray[np.float64]
 INK, PAPER, HERE, THERE = "#1b1f24", "#ffffff", "#ff3b30", "#34c759"
-# Inches: margin, title, photo, colour bar with its labels, gap, title of a small map.
-MARGIN, TITLE, PHOTO, BAR, GAP, CAPTION = 0.22, 0.42, 5.4, 0.62, 0.18, 0.27
+# Inches: margin, title, photo, colour bar with labels, gap, title of a small map, line below them.
+MARGIN, TITLE, PHOTO, BAR, GAP, CAPTION, LEGEND = 0.22, 0.4, 5.4, 0.62, 0.2, 0.25, 0.24
 
 
 def plot_localization(
@@ -67,7 +67,7 @@ def plot_localization(
         name = chr(ord("A") + row)
         _label(main, name, xy[point], (width, height))
         coarse, fine = (figure.add_axes(page.small(row, column)) for column in (0, 1))
-        coarse.set_title(f"{name}   coarse, p(inlier) {probability[point]:.2f}", **_caption())
+        coarse.set_title(f"{name}   p = {probability[point]:.2f}", **_caption())
         _draw_coarse(coarse, image, localization, point)
         _draw_fine(fine, localization, point)
     page.write(figure, title, bool(chosen))
@@ -83,7 +83,7 @@ class _Page:
     def __init__(self, ratio: float, rows: int) -> None:
         self.ratio, self.rows = ratio, rows
         tall = PHOTO + BAR
-        self.small_height = (tall - rows * CAPTION) / max(1, rows)
+        self.small_height = (tall - LEGEND - rows * CAPTION) / max(1, rows)
         self.wide = PHOTO * ratio
         columns = self.small_height * (ratio + 1) + 2 * GAP if rows else 0.0
         self.size = (2 * MARGIN + self.wide + columns, 2 * MARGIN + TITLE + tall)
@@ -98,11 +98,14 @@ class _Page:
 
     def write(self, figure: Any, title: str, with_maps: bool) -> None:
         top = 1 - (MARGIN + 0.5 * TITLE - 0.1) / self.size[1]
-        figure.text(MARGIN / self.size[0], top, title, color=INK, fontsize=12, weight="bold",
-                    va="center")  # fmt: skip
+        size = 12 if self.size[0] > 9 else 10
+        figure.text(
+            MARGIN / self.size[0], top, title, color=INK, fontsize=size, weight="bold", va="center"
+        )
         if with_maps:
-            figure.text(1 - MARGIN / self.size[0], top, "+ final pose   o best cell of the map   "
-                        "bright: low loss", color=INK, fontsize=8, ha="right", va="center")  # fmt: skip
+            left, low, _, _ = self._box(self.wide + GAP, 0.02, 0.0, 0.0)
+            note = "+ final pose    o best cell    bright: low loss"
+            figure.text(left, low, note, color=INK, fontsize=8, va="bottom")
 
     def _box(self, x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
         wide, tall = self.size
@@ -123,7 +126,7 @@ def _chosen(
     if not candidates.size or count < 1:
         return []
     order = candidates[np.argsort(-probability[candidates], kind="stable")]
-    at = np.linspace(0.08, 0.92, count) * (len(order) - 1)
+    at = np.append(np.linspace(0.1, 0.6, count)[: count - 1], 0.98) * (len(order) - 1)
     return [int(order[i]) for i in np.unique(at.astype(int))]
 
 
@@ -198,7 +201,7 @@ def _draw_fine(axes: Any, localization: Localization, point: int) -> None:
     here = np.asarray(map_from_image(xy[None], over.size, maps.size))[0]
     _marks(axes, here, np.asarray(row.argmin().xy, np.float64)[0])
     axes.set(xlim=extent[:2], ylim=extent[2:])
-    axes.set_title(f"fine, loss {loss.min():.1f} to {loss.max():.1f} nats", **_caption())
+    axes.set_title(f"fine: {loss.min():.1f} to {loss.max():.1f} nats", **_caption())
 
 
 def _reprojection(localization: Localization, camera: Camera, point: int) -> Array:
