@@ -214,7 +214,7 @@ def render(
     xy = np.stack(np.meshgrid(x, y), axis=-1)
     depth, owner, u, v = trace(faces, camera, cam_from_world, xy, np.float32)
     colour = _sky(camera, cam_from_world, h * s, w * s)
-    for index in np.flatnonzero(np.bincount(owner.ravel() + 1)[1:]):
+    for index in np.flatnonzero(np.bincount(owner.ravel() + 1)[1:]).tolist():
         face = faces[index]
         mask = owner == index
         texels = np.prod(face.levels[0].shape[:2])
