@@ -13,42 +13,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from loss_map_problems import make_maps, make_scene
 
 import pyloc_core as pl
 from pyloc_core import _native
 from pyloc_core.camera import camera_native_args
 
 H, W = 75, 100
-K = np.array([[75.0, 0, 49.5], [0, 75.0, 37], [0, 0, 1]])
+K = np.array([[75.0, 0, 49.5], [0, 75.0, 37], [0, 0, 1]])  # of a map cell
+
+
+CAMERA = pl.Camera("PINHOLE", 1600, 1200, (1200.0, 1200.0, 800.0, 600.0))
 
 
 class Problem(NamedTuple):
-    dense: np.ndarray  # (N, H, W) float32
     maps: pl.LossMaps
     points: np.ndarray  # (N, 3)
     truth: np.ndarray  # (3, 4)
 
 
 def make_problem(seed: int, outliers: float, count: int = 1000) -> Problem:
-    rng = np.random.default_rng(seed)
-    truth = np.hstack(
-        [pl.rotation_from_quaternion(rng.standard_normal(4)), rng.uniform(-5, 5, (3, 1))]
-    )
-    xy = rng.uniform([2, 2], [W - 3, H - 3], (count, 2))
-    depth = rng.uniform(4, 20, (count, 1))
-    in_camera = np.hstack([(xy - K[:2, 2]) / 75, np.ones((count, 1))]) * depth
-    points = (in_camera - truth[:, 3]) @ truth[:, :3]
-    centre = xy + 0.3 * rng.standard_normal(xy.shape)
-    wrong = rng.random(count) < outliers
-    centre[wrong] = rng.uniform(0, [W, H], (wrong.sum(), 2))
-    gx = np.exp(-0.5 * (np.arange(W) - centre[:, :1]) ** 2)
-    gy = np.exp(-0.5 * (np.arange(H) - centre[:, 1:]) ** 2)
-    dense = np.empty((count, H, W), np.float32)
-    for n in range(count):
-        logits = 10 * gy[n][:, None] * gx[n] + 0.3 * rng.standard_normal((H, W))
-        dense[n] = np.log(1 + np.exp(logits).sum()) - logits
-    np.minimum(dense, np.float32(np.log(1 + H * W)), out=dense)
-    return Problem(dense, pl.LossMaps.from_dense(dense, max_entries=None), points, truth)
+    scene = make_scene(seed, count, CAMERA, outliers)
+    return Problem(make_maps(scene, (H, W), seed, max_entries=256), scene.points, scene.truth)
 
 
 @pytest.fixture(scope="module")
