@@ -40,9 +40,9 @@ def make_maps(
     mode_std: float = 1.0,
     max_entries: int | str | None = None,
 ) -> pl.LossMaps:
-    """Gaussian logits of height 10 at the true projections (0.3 cells of jitter), or at a random
-    cell for wrong points, and noise of 0.3. `window`: windows of that side, a few cells off the
-    projections, in place of full maps."""
+    """Gaussian logits of height 10 at the true projections (0.3 cells of jitter), for half of the
+    wrong points at a random cell, for the other half nowhere; noise of 0.3. `window`: windows of
+    that side, a few cells off the projections, in place of full maps."""
     rng = np.random.default_rng(seed)
     H, W = size
     count = len(scene.xy)
@@ -53,11 +53,13 @@ def make_maps(
         origins = (np.floor(xy) - window // 2 + rng.integers(-3, 4, (count, 2))).astype(np.int32)
     centre = xy + 0.3 * rng.standard_normal((count, 2))
     centre[scene.wrong] = (origins + rng.uniform(0, [w, h], (count, 2)))[scene.wrong]
+    flat = scene.wrong & (rng.random(count) < 0.5)
     gx = np.exp(-0.5 * ((origins[:, :1] + np.arange(w) - centre[:, :1]) / mode_std) ** 2)
     gy = np.exp(-0.5 * ((origins[:, 1:] + np.arange(h) - centre[:, 1:]) / mode_std) ** 2)
     dense = np.empty((count, h, w), np.float32)
     for n in range(count):
-        logits = 10 * np.outer(gy[n], gx[n]) + 0.3 * rng.standard_normal((h, w))
+        height = 0 if flat[n] else 10
+        logits = height * np.outer(gy[n], gx[n]) + 0.3 * rng.standard_normal((h, w))
         dense[n] = np.log(1 + np.exp(logits).sum()) - logits
     np.minimum(dense, np.float32(np.log(1 + H * W)), out=dense)
     options = {"max_entries": "all" if max_entries is None else max_entries}

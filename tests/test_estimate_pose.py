@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 from loss_map_problems import make_maps, make_scene
@@ -295,6 +296,27 @@ def test_huge_maps_are_scored_without_a_dense_copy() -> None:
     found = pl.estimate_pose(shifted, problem.points, K)
     assert found.success
     assert pl.pose_error(found.cam_from_world, problem.truth)[0] < 2.0
+
+
+@hypothesis.given(
+    hypothesis.strategies.integers(0, 2**32),
+    hypothesis.strategies.integers(1, 40),
+    hypothesis.strategies.integers(1, 9),
+    hypothesis.strategies.integers(1, 9),
+    hypothesis.strategies.sampled_from([1e-300, 1e-6, 1.0, 1e6, 1e150, 1e300]),
+)
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_never_crashes_nor_returns_nan(
+    seed: int, count: int, height: int, width: int, scale: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    loss = rng.uniform(0, 2 * np.log(1 + height * width), (count, height, width))
+    points = scale * rng.integers(-3, 4, (count, 3)).astype(float)  # many coincide or line up
+    K = np.array([[rng.uniform(0.1, 20), 0, 1], [0, rng.uniform(0.1, 20), 1], [0, 0, 1]])
+    found = pl.estimate_pose(pl.LossMaps.from_dense(loss), points, K, iterations=50)
+    assert np.isfinite(found.cam_from_world).all()
+    assert np.isfinite(found.inlier_probability).all()
+    assert np.isfinite([found.cost, found.gain]).all()
 
 
 def test_errors_name_the_argument() -> None:

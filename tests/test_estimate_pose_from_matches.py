@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import threading
 
+import hypothesis
+import hypothesis.extra.numpy
 import numpy as np
 import pytest
 from pose_problems import CAMERAS, Problem, normalized_error, perturbed, reprojection_problem
@@ -74,9 +76,9 @@ def test_scoring_is_the_truncated_squared_error(
 @pytest.mark.parametrize("weighted", [False, True])
 def test_agrees_with_the_reference(model: str, weighted: bool) -> None:
     pytest.importorskip("torch")
-    problem = reprojection_problem(60, 10, model=model, outliers=0.3)
-    weights = np.random.default_rng(0).choice([0.0, 0.5, 2.0], 60) if weighted else None
-    kw = {"max_error": 3.0, "seed": 1, "weights": weights}
+    problem = reprojection_problem(40, 10, model=model, outliers=0.3)
+    weights = np.random.default_rng(0).choice([0.0, 0.5, 2.0], 40) if weighted else None
+    kw = {"max_error": 3.0, "seed": 1, "weights": weights, "iterations": None if weighted else 64}
     ours = estimate(problem, **kw)
     theirs = estimate(problem, implementation="reference", **kw)
     np.testing.assert_allclose(ours.cam_from_world, theirs.cam_from_world, atol=1e-6)
@@ -216,6 +218,28 @@ def test_input_without_an_answer(kind: str) -> None:
     assert np.isfinite(found.inlier_probability).all()
     assert found.inlier_probability.shape == (len(points2d),)
     assert not np.isnan(found.covariance).any()
+
+
+@hypothesis.given(
+    hypothesis.extra.numpy.arrays(np.float64, hypothesis.strategies.tuples(
+        hypothesis.strategies.integers(0, 12), hypothesis.strategies.just(6),
+    ), elements=hypothesis.strategies.floats(width=64)),
+    hypothesis.strategies.floats(1e-3, 1e6),
+)  # fmt: skip
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_never_crashes_nor_returns_nan(rows: np.ndarray, error: float) -> None:
+    xy, points, weights = rows[:, :2], rows[:, 2:5], np.abs(rows[:, 5])
+    kw = {"max_error": error, "iterations": 20, "weights": weights}
+    camera = reprojection_problem(1, 0).camera
+    if not np.isfinite(rows).all():
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            pl.estimate_pose_from_matches(xy, points, camera, **kw)
+        return
+    found = pl.estimate_pose_from_matches(xy, points, camera, **kw)
+    assert np.isfinite(found.cam_from_world).all()
+    assert np.isfinite(found.inlier_probability).all()
+    assert not np.isnan(found.covariance).any()
+    assert not np.isnan([found.cost, found.gain]).any()
 
 
 def test_errors_name_the_argument() -> None:

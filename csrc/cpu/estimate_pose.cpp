@@ -23,17 +23,17 @@ class MsacSearch {
         set_(set),
         camera_(convert<float>(problem.camera)),
         tolerance_(set.tolerance(problem.maps)),
-        bearings_(std::size_t(selection.num_sampled)) {}
+        exact_(problem.maps, problem.points, problem.camera, selection.peak.data()),
+        bearings_(std::size_t(selection.num_sampled)),
+        candidates_(kMsacRoots * kMsacLargestRound) {}
 
   bool run(EstimatePoseResult* result);
   const MsacPool<kFinalists>& pool() const { return pool_; }
 
  private:
-  double exact(const Pose<double>& pose) const {
-    return exact_gain(problem_.maps, problem_.points, problem_.camera, pose, selection_.usable.data(),
-                      selection_.num_sampled);
+  void rescore(MsacHypothesis* hypotheses, int count) const {
+    exact_.run(selection_.usable.data(), selection_.num_sampled, hypotheses, count);
   }
-  double consistent_share(const Pose<double>& pose) const;
   const std::int16_t* cell(int k) const {
     return problem_.maps.xy + 2 * selection_.entry[selection_.usable[k]];
   }
@@ -50,21 +50,12 @@ class MsacSearch {
   const ScoringSet& set_;
   Camera<float> camera_;
   double tolerance_;
+  ExactScores exact_;
   Scratch<Vec3<double>> bearings_;
+  Scratch<MsacHypothesis> candidates_;
   HypothesisRound round_;
   MsacPool<kFinalists> pool_;
 };
-
-// Share of the sampled maps whose bilinear gain at the pose is at least half their peak.
-double MsacSearch::consistent_share(const Pose<double>& pose) const {
-  int consistent = 0;
-  for (int k = 0; k < selection_.num_sampled; ++k) {
-    const int n = selection_.usable[k];
-    const double gain = exact_gain(problem_.maps, problem_.points, problem_.camera, pose, &n, 1);
-    consistent += is_consistent(gain, selection_.peak[n]);
-  }
-  return double(consistent) / double(selection_.num_sampled);
-}
 
 void MsacSearch::unproject_peaks() {
   for (int k = 0; k < selection_.num_sampled; ++k)
@@ -73,8 +64,10 @@ void MsacSearch::unproject_peaks() {
 
 void MsacSearch::add_initial() {
   for (std::int64_t k = 0; k < problem_.num_initial; ++k) {
-    const Pose<double> pose = load_pose<double>(problem_.initial + 12 * k);
-    pool_.insert({exact(pose), k - kMsacRoots * problem_.num_initial, pose});
+    MsacHypothesis h{0.0, 0.0, k - kMsacRoots * problem_.num_initial,
+                     load_pose<double>(problem_.initial + 12 * k)};
+    rescore(&h, 1);
+    pool_.insert(h);
   }
 }
 
@@ -90,7 +83,11 @@ void MsacSearch::solve(std::int64_t first, std::int64_t count) {
 
 bool MsacSearch::score_chunk(int begin, int end, double threshold) {
   if (!set_.dense()) {
-    for (int i = begin; i < end; ++i) round_.gain[i] = float(exact(round_.pose[i]));
+    for (int i = begin; i < end; ++i) {
+      MsacHypothesis h{0.0, 0.0, 0, round_.pose[i]};
+      rescore(&h, 1);
+      round_.gain[i] = float(h.gain);
+    }
     return true;
   }
   return set_.score_poses(camera_, round_.pose.data() + begin, end - begin, threshold,
@@ -114,15 +111,17 @@ bool MsacSearch::score() {
 // Whatever may belong to the finalists is scored again in float64, which alone decides.
 void MsacSearch::collect() {
   const double round_bound = double(kth_largest<kFinalists>(round_.gain.data(), round_.count)) - tolerance_;
-  for (int i = 0; i < round_.count; ++i) {
-    const double bound = max_(pool_.threshold(), round_bound) - tolerance_;
-    if (!(double(round_.gain[i]) >= bound) || !isfinite_(round_.gain[i])) continue;
-    pool_.insert({exact(round_.pose[i]), round_.number[i], round_.pose[i]});
-  }
+  const double bound = max_(pool_.threshold(), round_bound) - tolerance_;
+  int count = 0;
+  for (int i = 0; i < round_.count; ++i)
+    if (double(round_.gain[i]) >= bound && isfinite_(round_.gain[i]))
+      candidates_[count++] = {0.0, 0.0, round_.number[i], round_.pose[i]};
+  rescore(candidates_.data(), count);
+  for (int i = 0; i < count; ++i) pool_.insert(candidates_[i]);
 }
 
 bool MsacSearch::run(EstimatePoseResult* result) {
-  if (!bearings_ || !round_.ok()) return false;
+  if (!bearings_ || !candidates_ || !round_.ok()) return false;
   unproject_peaks();
   add_initial();
   std::int64_t done = 0, wanted = options_.iterations > 0 ? options_.iterations : kMsacMinIterations;
@@ -138,8 +137,8 @@ bool MsacSearch::run(EstimatePoseResult* result) {
     done += count;
     result->scored += round_.count;
     if (options_.iterations <= 0) {
-      const double share = pool_.count ? consistent_share(pool_.entry[0].cam_from_world) : 0.0;
-      wanted = required_triplets(share, options_.confidence);
+      const double support = pool_.count ? pool_.entry[0].support : 0.0;
+      wanted = required_triplets(support / double(selection_.num_sampled), options_.confidence);
     }
     result->seconds[2] += seconds_now() - start;
   }
@@ -147,41 +146,48 @@ bool MsacSearch::run(EstimatePoseResult* result) {
   return true;
 }
 
-// The finalists once more, over all usable maps; ties to the lower number.
-MsacHypothesis choose(const EstimatePoseProblem& problem, const MapSelection& selection,
-                      const MsacPool<kFinalists>& pool) {
-  MsacHypothesis best = pool.entry[0];
+// The finalists once more, over all usable maps; ties to the lower number. The gains of all maps at the
+// winner's pose come with it.
+bool finish(const EstimatePoseProblem& problem, const MapSelection& selection,
+            const MsacPool<kFinalists>& pool, EstimatePoseResult* result) {
+  const std::int64_t N = problem.maps.count;
+  Scratch<double> each(std::size_t(N) * kFinalists);
+  if (!each) return false;
+  const ExactScores exact(problem.maps, problem.points, problem.camera, selection.peak.data());
+  double total[kFinalists] = {0.0};  // over all maps
+  MsacHypothesis finalist[kFinalists];
   for (int i = 0; i < pool.count; ++i) {
-    MsacHypothesis h = pool.entry[i];
-    h.gain = exact_gain(problem.maps, problem.points, problem.camera, h.cam_from_world,
-                        selection.usable.data(), selection.num_usable);
-    if (i == 0 || precedes(h, best)) best = h;
+    finalist[i] = pool.entry[i];
+    finalist[i].gain = finalist[i].support = 0.0;
   }
-  return best;
-}
-
-void finish(const EstimatePoseProblem& problem, const MapSelection& selection, const MsacHypothesis& best,
-            EstimatePoseResult* result) {
-  const LossMapsView& maps = problem.maps;
-  store_pose(best.cam_from_world, result->cam_from_world);
-  result->hypothesis = best.number;
-  result->gain = exact_gain(maps, problem.points, problem.camera, best.cam_from_world, nullptr, maps.count,
-                            result->map_gain);
-  result->cost = double(maps.count) * maps.log_cardinality - result->gain;
-  for (int k = 0; k < selection.num_usable; ++k) {
-    const int n = selection.usable[k];
-    result->num_consistent += is_consistent(result->map_gain[n], selection.peak[n]);
-  }
+  for (std::int64_t n = 0; n < N; ++n)
+    for (int i = 0; i < pool.count; ++i) {
+      const double gain = exact.gain(finalist[i].cam_from_world, n);
+      each[std::size_t(i * N + n)] = gain;
+      total[i] += gain;
+      if (!selection.is_usable[n]) continue;
+      finalist[i].gain += gain;
+      finalist[i].support += is_consistent(gain, selection.peak[n]);
+    }
+  int best = 0;
+  for (int i = 1; i < pool.count; ++i)
+    if (precedes(finalist[i], finalist[best])) best = i;
+  store_pose(finalist[best].cam_from_world, result->cam_from_world);
+  memcpy(result->map_gain, each.data() + best * N, std::size_t(N) * sizeof(double));
+  result->hypothesis = finalist[best].number;
+  result->gain = total[best];
+  result->cost = double(N) * problem.maps.log_cardinality - result->gain;
+  result->num_consistent = std::int64_t(finalist[best].support);
   const Consensus found = consensus(selection.num_usable, result->num_consistent, selection.chance);
   result->status = found.success ? kPoseFound : kPoseWithoutSupport;
+  return true;
 }
 
 void run(const EstimatePoseProblem& problem, const EstimatePoseOptions& options, EstimatePoseResult* result) {
   double start = seconds_now();
   MapSelection selection(std::size_t(problem.maps.count));
   result->status = kPoseOutOfMemory;
-  if (!selection.ok()) return;
-  selection.run(problem.maps, options.top_fraction);
+  if (!selection.ok() || !selection.run(problem.maps, options.top_fraction)) return;
   result->num_usable = selection.num_usable;
   if (selection.num_usable < kMinUsable) {
     result->status = kTooFewUsableMaps;
@@ -198,7 +204,7 @@ void run(const EstimatePoseProblem& problem, const EstimatePoseOptions& options,
     result->status = kNoPoseFromTriplets;
     return;
   }
-  finish(problem, selection, choose(problem, selection, search.pool()), result);
+  if (!finish(problem, selection, search.pool(), result)) result->status = kPoseOutOfMemory;
   result->seconds[3] = seconds_now() - start;
 }
 

@@ -40,7 +40,7 @@ class MatchSearch {
  private:
   const double* pixel(int k) const { return problem_.points2d + 2 * picked_[k]; }
   void insert(const Pose<double>& pose, std::int64_t number) {
-    pool_.insert({set_.exact_gain(pose), number, pose});
+    pool_.insert({set_.exact_gain(pose), 0.0, number, pose});
   }
   void add_initial();
   void solve(std::int64_t first, std::int64_t count);

@@ -35,21 +35,25 @@ inline MapEvidence peak_of_map(const LossMapsView& maps, std::int64_t n, std::in
 
 // The maps of the problem that carry information, and the most peaked of them.
 struct MapSelection {
-  Scratch<float> peak;           // (N)
-  Scratch<std::int64_t> entry;   // (N): index of the best cell
-  Scratch<int> usable, scratch;  // (N): usable maps, largest peak first
+  Scratch<float> peak;              // (N)
+  Scratch<std::int64_t> entry;      // (N): index of the best cell
+  Scratch<int> usable, scratch;     // (N): usable maps, largest peak first
+  Scratch<std::uint8_t> is_usable;  // (N)
   int num_usable = 0, num_sampled = 0;
   double chance = 0.0;  // mean probability that a usable map agrees with a wrong pose
 
-  explicit MapSelection(std::size_t n) : peak(n), entry(n), usable(n), scratch(n) {}
-  bool ok() const { return peak && entry && usable && scratch; }
+  explicit MapSelection(std::size_t n) : peak(n), entry(n), usable(n), scratch(n), is_usable(n) {}
+  bool ok() const { return peak && entry && usable && scratch && is_usable; }
 
-  void run(const LossMapsView& maps, double top_fraction) {
+  // False when memory ran out.
+  bool run(const LossMapsView& maps, double top_fraction) {
     Scratch<float> keys(std::size_t(maps.count));
     Scratch<int> rank(std::size_t(maps.count)), index(std::size_t(maps.count));
+    if (!keys || !rank || !index) return false;
     for (std::int64_t n = 0; n < maps.count; ++n) {
       const MapEvidence evidence = peak_of_map(maps, n, entry[n]);
       peak[n] = evidence.peak;
+      is_usable[n] = evidence.usable;
       if (!evidence.usable) continue;
       chance += double(evidence.share);
       keys[num_usable] = peak[n];
@@ -60,6 +64,7 @@ struct MapSelection {
     for (int k = 0; k < num_usable; ++k) usable[k] = index[rank[k]];
     const double wanted = ::ceil(top_fraction * double(num_usable));
     num_sampled = int(min_(max_(wanted, double(kMinSampled)), double(num_usable)));
+    return true;
   }
 };
 

@@ -5,26 +5,43 @@
 #pragma once
 
 #include "cpu/map_scoring.h"
+#include "pyloc/consensus.h"
+#include "pyloc/msac.h"
 
 PYLOC_NAMESPACE_BEGIN
 
-// Eq. 4.6 in float64: the sum over the listed maps, in their order, of the bilinear gain at a pose.
-// What decides between hypotheses. `each`, when given, receives every map's gain.
-inline double exact_gain(const LossMapsView& maps, const double* points, const Camera<double>& cam,
-                         const Pose<double>& cam_from_world, const int* order, std::int64_t count,
-                         double* each = nullptr) {
-  double sum = 0.0;
-  for (std::int64_t k = 0; k < count; ++k) {
-    const std::int64_t n = order ? order[k] : k;
-    const Vec3<double> X{points[3 * n], points[3 * n + 1], points[3 * n + 2]};
+// Eq. 4.6 in float64, what decides between hypotheses: of every pose of a list the sum over maps of the
+// bilinear gain, and how many maps are consistent with it. Map by map, so that a map's cells are read while
+// they are in the cache; every sum runs over the maps in their order, whatever the list.
+class ExactScores {
+ public:
+  ExactScores(const LossMapsView& maps, const double* points, const Camera<double>& cam, const float* peaks)
+      : maps_(maps), points_(points), cam_(cam), peaks_(peaks) {}
+
+  PYLOC_INLINE double gain(const Pose<double>& cam_from_world, std::int64_t n) const {
+    const Vec3<double> X{points_[3 * n], points_[3 * n + 1], points_[3 * n + 2]};
     Vec2<double> p;
-    const bool ahead = project(cam, transform(cam_from_world, X), p);
-    const double gain = ahead ? bilinear_gain<double>(maps, n, p.x, p.y) : 0.0;
-    if (each) each[k] = gain;
-    sum += gain;
+    if (!project(cam_, transform(cam_from_world, X), p)) return 0.0;
+    return bilinear_gain<double>(maps_, n, p.x, p.y);
   }
-  return sum;
-}
+
+  // gain and support of hypotheses whose poses are set.
+  void run(const int* order, int count, MsacHypothesis* hypotheses, int num_hypotheses) const {
+    for (int i = 0; i < num_hypotheses; ++i) hypotheses[i].gain = hypotheses[i].support = 0.0;
+    for (int k = 0; k < count; ++k)
+      for (int i = 0; i < num_hypotheses; ++i) {
+        const double g = gain(hypotheses[i].cam_from_world, order[k]);
+        hypotheses[i].gain += g;
+        hypotheses[i].support += is_consistent(g, peaks_[order[k]]);
+      }
+  }
+
+ private:
+  const LossMapsView& maps_;
+  const double* points_;
+  Camera<double> cam_;
+  const float* peaks_;
+};
 
 // Centre and half extent of the listed points.
 inline WorldFrame world_frame(const double* points, const int* order, std::int64_t count) {

@@ -53,8 +53,17 @@ class Matches:
     def information(self, pose: Tensor) -> tuple[Tensor, Tensor]:
         """sum w J^T J (6, 6) and -sum w J^T r (6,) over the inliers."""
         r, inside = self.residual(pose)
-        zero = torch.zeros(6, dtype=torch.float64)
-        J = torch.func.jacfwd(lambda d: self.residual(left_update(pose, d))[0])(zero)[inside]
+        rotated = self.points @ pose[:, :3].T
+        in_camera = (rotated + pose[:, 3]).requires_grad_(True)
+        xy, _ = project(self.camera, in_camera)
+        # A point's projection depends on that point alone: the gradient of a sum holds all rows.
+        rows = [
+            torch.autograd.grad(xy[:, k].sum(), in_camera, retain_graph=True)[0] for k in (0, 1)
+        ]
+        by_point = torch.stack(rows, dim=1)  # (N, 2, 3)
+        # d X_cam / d rotation = -[R X]_x, so that J v = (R X) x J_row for each row.
+        by_rotation = torch.linalg.cross(rotated[:, None].expand_as(by_point), by_point)
+        J = torch.cat([by_rotation, by_point], dim=2)[inside]
         w = self.weights[inside]
         A = torch.einsum("nki,n,nkj->ij", J, w, J)
         return A, -torch.einsum("nki,n,nk->i", J, w, r[inside])

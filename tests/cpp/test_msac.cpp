@@ -54,7 +54,7 @@ TEST(MsacPool, HoldsTheBestWhateverTheOrder) {
   std::mt19937 generator(3);
   std::uniform_int_distribution<int> coarse(0, 20);  // many equal gains
   std::vector<MsacHypothesis> all;
-  for (std::int64_t i = 0; i < 200; ++i) all.push_back({double(coarse(generator)), i, {}});
+  for (std::int64_t i = 0; i < 200; ++i) all.push_back({double(coarse(generator)), 0.0, i, {}});
   std::vector<MsacHypothesis> sorted = all;
   std::sort(sorted.begin(), sorted.end(),
             [](const MsacHypothesis& a, const MsacHypothesis& b) { return precedes(a, b); });
@@ -70,8 +70,8 @@ TEST(MsacPool, HoldsTheBestWhateverTheOrder) {
 
 TEST(MsacPool, RefusesWhatIsNotANumber) {
   MsacPool<3> pool;
-  EXPECT_FALSE(pool.insert({NAN, 0, {}}));
-  EXPECT_FALSE(pool.insert({HUGE_VAL, 0, {}}));
+  EXPECT_FALSE(pool.insert({NAN, 0.0, 0, {}}));
+  EXPECT_FALSE(pool.insert({HUGE_VAL, 0.0, 0, {}}));
   EXPECT_EQ(pool.count, 0);
   EXPECT_EQ(pool.threshold(), -HUGE_VAL);
 }

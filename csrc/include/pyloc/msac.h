@@ -46,6 +46,7 @@ PYLOC_HD inline std::int64_t round_size(std::int64_t done, std::int64_t wanted) 
 
 struct MsacHypothesis {
   double gain;
+  double support;  // how many samples agree
   std::int64_t number;
   Pose<double> cam_from_world;
 };
