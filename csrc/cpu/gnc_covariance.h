@@ -23,7 +23,7 @@ constexpr int kMapTerms = 17;
 inline void map_terms(const GncProblem& problem, const Pose<double>& pose, double sigma, std::int64_t chunk,
                       double* terms) {
   ChunkGeometry g;
-  project_chunk(problem, pose, chunk, kReachSigmas * sigma, g);
+  project_chunk(problem, pose, chunk, sigma, g);
   const double weight = gnc_density(sigma) / (sigma * sigma);
   for (std::int64_t i = 0; i < kMapsPerChunk; ++i) {
     const std::int64_t n = chunk * kMapsPerChunk + i;
@@ -31,7 +31,8 @@ inline void map_terms(const GncProblem& problem, const Pose<double>& pose, doubl
     for (int k = 0; k < kMapTerms; ++k) out[k] = 0.0;
     if (n >= problem.maps->count || g.px[i] == kNowhere) continue;
     MapMoments<double> m;
-    const MapSums<double> s = map_moments(*problem.maps, problem.first_rows, n, g.px[i], g.py[i], sigma, m);
+    const EntryWindow w = window_around(*problem.maps, problem.first_rows, n, g.px[i], g.py[i], sigma);
+    const MapSums<double> s = map_moments(*problem.maps, w, sigma, m);
     for (int k = 0; k < 12; ++k) out[k] = g.J[k][i];
     map_curvature(s, m, sigma, out + 12);
     out[15] = weight * s.x;

@@ -21,52 +21,87 @@ constexpr std::int64_t kBlock = 16;
 // Cells beyond this many sigma are left out: exp(-4.5^2 / 2) = 4e-5 of the peak weight.
 constexpr double kReachSigmas = 4.5;
 
-// First row of every block, map after map; map n starts at row_ptr[n] / 16 + n.
-PYLOC_INLINE std::int64_t first_block(const LossMapsView& maps, std::int64_t n) {
-  return maps.row_ptr[n] / kBlock + n;
+// 2^x for x <= 0, relative error 3e-6: round to an integer exponent and a fraction in [-1/2, 1/2], polynomial
+// of degree 4 fitted for the smallest relative error there. Below -100 it stays at 2^-100, which is nothing
+// beside any sum here; denormal results would cost half the speed.
+PYLOC_INLINE PackF decay(PackF x) {
+  const PackF clamped = max_(x, PackF(-100.0f));
+#if defined(__AVX512F__)
+  const PackF n(
+      (PackF::Raw)_mm512_roundscale_ps((__m512)clamped.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  const PackF n = floor_(clamped + 0.5f);
+#endif
+  const PackF f = clamped - n;
+  PackF p(0.00957009651f);
+  p = fma_(p, f, PackF(0.0559178599f));
+  p = fma_(p, f, PackF(0.24024745f));
+  p = fma_(p, f, PackF(0.693121815f));
+  p = fma_(p, f, PackF(0.999999261f));
+#if defined(__AVX512F__)
+  return PackF((PackF::Raw)_mm512_scalef_ps((__m512)p.raw, (__m512)n.raw));
+#else
+  return p * from_bits(shift_left(to_int(n) + 127, 23));
+#endif
+}
+
+// First row of every block, map after map, padded to whole groups of 16 with rows that no map has; map n
+// starts at group row_ptr[n] / 256 + n.
+constexpr std::int64_t kGroup = 16;
+constexpr std::int16_t kNoRow = 32767;
+
+PYLOC_INLINE std::int64_t first_group(const LossMapsView& maps, std::int64_t n) {
+  return maps.row_ptr[n] / (kBlock * kGroup) + n;
 }
 PYLOC_INLINE std::int64_t block_capacity(const LossMapsView& maps) {
-  return maps.row_ptr[maps.count] / kBlock + maps.count + 1;
+  return (maps.row_ptr[maps.count] / (kBlock * kGroup) + maps.count + 1) * kGroup;
 }
 
 inline void index_blocks(const LossMapsView& maps, std::int64_t n, std::int16_t* first_rows) {
-  std::int16_t* out = first_rows + first_block(maps, n);
-  for (std::int64_t i = maps.row_ptr[n]; i < maps.row_ptr[n + 1]; i += kBlock) *out++ = maps.xy[2 * i + 1];
+  std::int16_t* out = first_rows + first_group(maps, n) * kGroup;
+  std::int64_t blocks = 0;
+  for (std::int64_t i = maps.row_ptr[n]; i < maps.row_ptr[n + 1]; i += kBlock)
+    out[blocks++] = maps.xy[2 * i + 1];
+  for (; blocks % kGroup != 0; ++blocks) out[blocks] = kNoRow;
+}
+
+// How many of the 16 rows are <= limit.
+PYLOC_INLINE int count_up_to(const std::int16_t* rows, std::int16_t limit) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows));
+  return __builtin_popcount(_mm256_cmple_epi16_mask(values, _mm256_set1_epi16(limit)));
+#elif defined(__AVX2__)
+  const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows));
+  const int above = _mm256_movemask_epi8(_mm256_cmpgt_epi16(values, _mm256_set1_epi16(limit)));
+  return 16 - __builtin_popcount(unsigned(above)) / 2;
+#else
+  int count = 0;
+  for (int i = 0; i < kGroup; ++i) count += rows[i] <= limit ? 1 : 0;
+  return count;
+#endif
 }
 
 struct EntryRange {
   std::int64_t begin, end;
 };
 
-// Entries of map n, in whole blocks, that include all with low <= row <= high.
+// Entries of map n, in whole blocks, that include all with low <= row <= high; low >= 0, high < kNoRow.
 PYLOC_INLINE EntryRange rows_between(const LossMapsView& maps, const std::int16_t* first_rows, std::int64_t n,
                                      int low, int high) {
   const std::int64_t begin = maps.row_ptr[n], end = maps.row_ptr[n + 1];
-  const int blocks = int((end - begin + kBlock - 1) / kBlock);
-  const std::int16_t* rows = first_rows + first_block(maps, n);
-  const std::int16_t below = std::int16_t(low), above = std::int16_t(high);
-  std::int16_t skip_small = 0, keep_small = 0;
-  int skip = 0, keep = 0;
-  for (int start = 0; start < blocks; start += 16384) {  // 16-bit counters: one vector width more
-    const int stop = blocks < start + 16384 ? blocks : start + 16384;
-    skip_small = keep_small = 0;
-    for (int i = start; i < stop; ++i) {
-      skip_small = std::int16_t(skip_small + (rows[i] < below));
-      keep_small = std::int16_t(keep_small + (rows[i] <= above));
-    }
-    skip += skip_small;
-    keep += keep_small;
+  const std::int16_t* rows = first_rows + first_group(maps, n) * kGroup;
+  std::int64_t skip = 0, keep = 0;
+  for (std::int64_t i = begin; i < end; i += kBlock * kGroup, rows += kGroup) {
+    skip += count_up_to(rows, std::int16_t(low - 1));
+    keep += count_up_to(rows, std::int16_t(high));
   }
   if (skip > 0) --skip;  // the block before may end inside the rows
   const std::int64_t last = begin + keep * kBlock;
   return {begin + skip * kBlock, last < end ? last : end};
 }
 
-// Cells relative to `base`, as floats.
-PYLOC_INLINE void unpack_cells(PackI cells, int base_x, int base_y, PackF& x, PackF& y) {
-  x = to_float(shift_right(shift_left(cells, 16), 16) - PackI(base_x));
-  y = to_float(shift_right(cells, 16) - PackI(base_y));
-}
+// Pairs of 16-bit integers, twice as many as there are float lanes.
+typedef std::int16_t PackShort __attribute__((vector_size(PYLOC_SIMD_BYTES)));
 
 PYLOC_INLINE PackI load_cells(const std::int16_t* xy, std::int64_t i) {
   PackI cells;
@@ -74,72 +109,81 @@ PYLOC_INLINE PackI load_cells(const std::int16_t* xy, std::int64_t i) {
   return cells;
 }
 
+// Cells relative to `base` (the pair of 16-bit integers), as floats. Points lie within kOutside cells of the
+// map and maps have at most 32000, so that differences fit 16 bits.
+PYLOC_INLINE void unpack_cells(PackI cells, PackI base, PackF& x, PackF& y) {
+  const PackI away(PackI::Raw((PackShort)cells.raw - (PackShort)base.raw));
+  x = to_float(shift_right(shift_left(away, 16), 16));
+  y = to_float(shift_right(away, 16));
+}
+
 // Calls use(x, y, gain) over the entries of [range.begin, range.end) in packs; gain is 0 in unused lanes.
 template <class Use>
-PYLOC_INLINE void for_entries(const LossMapsView& maps, EntryRange range, int base_x, int base_y,
-                              const Use& use) {
+PYLOC_INLINE void for_entries(const LossMapsView& maps, EntryRange range, PackI base, const Use& use) {
   constexpr int W = PackF::kWidth;
   PackF x, y;
   std::int64_t i = range.begin;
   for (; i + W <= range.end; i += W) {
-    unpack_cells(load_cells(maps.xy, i), base_x, base_y, x, y);
+    unpack_cells(load_cells(maps.xy, i), base, x, y);
     use(x, y, PackF::load(maps.gain + i));
   }
   if (i >= range.end) return;
   const int left = int(range.end - i);
   if (i + W <= maps.row_ptr[maps.count]) {  // what follows belongs to the next map: readable, weight 0
-    unpack_cells(load_cells(maps.xy, i), base_x, base_y, x, y);
+    unpack_cells(load_cells(maps.xy, i), base, x, y);
     const PackF gain = PackF::load(maps.gain + i);
     use(x, y, select(PackF::iota() < float(left), gain, PackF(0.0f)));
   } else {
     PackI cells(0);
     std::memcpy(&cells.raw, maps.xy + 2 * i, 4 * std::size_t(left));
-    unpack_cells(cells, base_x, base_y, x, y);
+    unpack_cells(cells, base, x, y);
     use(x, y, PackF::load_partial(maps.gain + i, left));
   }
 }
 
-// A point in map coordinates as an integer cell and a fraction: differences to cells stay exact in float32.
-struct SplitPoint {
-  int x, y;
+// How far outside the map a projection may lie and still be given weight.
+constexpr double kOutside = 700.0;
+
+// A point as an integer cell and a fraction, so that differences to cells stay exact in float32, and the
+// entries near it.
+struct EntryWindow {
+  EntryRange range;
+  std::int32_t base;
   float fx, fy;
 };
 
-PYLOC_INLINE SplitPoint split_point(double px, double py) {
-  const double x = ::floor(px), y = ::floor(py);
-  return {int(x), int(y), float(px - x), float(py - y)};
-}
-
-struct EntryWindow {
-  EntryRange range;
-  SplitPoint p;
-};
-
+// (px, py) must lie within kOutside cells of the map.
 PYLOC_INLINE EntryWindow window_around(const LossMapsView& maps, const std::int16_t* first_rows,
-                                       std::int64_t n, double px, double py, double reach) {
-  const SplitPoint p = split_point(px, py);
-  const int low = int(::floor(py - reach)), high = int(::floor(py + reach));
-  return {rows_between(maps, first_rows, n, low < 0 ? 0 : low, high > 32767 ? 32767 : high), p};
+                                       std::int64_t n, double px, double py, double sigma) {
+  const double x = ::floor(px), y = ::floor(py), reach = kReachSigmas * sigma;
+  const std::uint32_t base = (std::uint32_t(int(y)) << 16) | (std::uint32_t(int(x)) & 0xffffu);
+  const int low = int(::floor(max_(py - reach, 0.0))), high = int(::floor(min_(py + reach, 32766.0)));
+  return {rows_between(maps, first_rows, n, low, high), std::int32_t(base), float(px - x), float(py - y)};
 }
 
-// S_0, S_x, S_y of gnc.h for map n around (px, py), which must lie within 30000 cells of the map.
-PYLOC_INLINE MapSums<double> map_sums(const LossMapsView& maps, const std::int16_t* first_rows,
-                                      std::int64_t n, double px, double py, double sigma) {
-  const EntryWindow w = window_around(maps, first_rows, n, px, py, kReachSigmas * sigma);
-  const PackF exponent(float(gnc_exponent(sigma))), fx(w.p.fx), fy(w.p.fy);
+// Starts the first loads of a window while others are worked on; the processor foresees the rest.
+PYLOC_INLINE void prefetch(const LossMapsView& maps, const EntryRange& range) {
+  __builtin_prefetch(maps.xy + 2 * range.begin);
+  __builtin_prefetch(maps.gain + range.begin);
+  __builtin_prefetch(maps.xy + 2 * (range.begin + kBlock));
+  __builtin_prefetch(maps.gain + range.begin + kBlock);
+}
+
+// S_0, S_x, S_y of gnc.h over a window.
+PYLOC_INLINE MapSums<double> map_sums(const LossMapsView& maps, const EntryWindow& w, double sigma) {
+  const PackF exponent(float(gnc_exponent(sigma))), fx(w.fx), fy(w.fy);
   MapSums<PackF> s{PackF(0.0f), PackF(0.0f), PackF(0.0f)};
-  for_entries(maps, w.range, w.p.x, w.p.y,
+  for_entries(maps, w.range, PackI(w.base),
               [&](PackF x, PackF y, PackF gain) { add_entry(s, x - fx, y - fy, gain, exponent); });
   return {double(reduce_add(s.mass)), double(reduce_add(s.x)), double(reduce_add(s.y))};
 }
 
-inline MapSums<double> map_moments(const LossMapsView& maps, const std::int16_t* first_rows, std::int64_t n,
-                                   double px, double py, double sigma, MapMoments<double>& moments) {
-  const EntryWindow w = window_around(maps, first_rows, n, px, py, kReachSigmas * sigma);
-  const PackF exponent(float(gnc_exponent(sigma))), fx(w.p.fx), fy(w.p.fy), zero(0.0f);
+inline MapSums<double> map_moments(const LossMapsView& maps, const EntryWindow& w, double sigma,
+                                   MapMoments<double>& moments) {
+  const PackF exponent(float(gnc_exponent(sigma))), fx(w.fx), fy(w.fy), zero(0.0f);
   MapSums<PackF> s{zero, zero, zero};
   MapMoments<PackF> m{zero, zero, zero};
-  for_entries(maps, w.range, w.p.x, w.p.y, [&](PackF x, PackF y, PackF gain) {
+  for_entries(maps, w.range, PackI(w.base), [&](PackF x, PackF y, PackF gain) {
     const PackF rx = x - fx, ry = y - fy;
     add_moments(m, rx, ry, add_entry(s, rx, ry, gain, exponent));
   });

@@ -73,7 +73,8 @@ inline void project_lanes(const Camera<double>& cam, const Vec3<PackD>& Xc, Vec2
 }
 
 inline void project_chunk(const GncProblem& problem, const Pose<double>& pose, std::int64_t chunk,
-                          double reach, ChunkGeometry& g) {
+                          double sigma, ChunkGeometry& g) {
+  const double reach = min_(kReachSigmas * sigma, kOutside);
   const Camera<PackD> cam = convert<PackD>(problem.camera);
   Mat3<PackD> R;
   for (int k = 0; k < 9; ++k) R.m[k] = PackD(pose.R.m[k]);
@@ -106,13 +107,23 @@ inline void project_chunk(const GncProblem& problem, const Pose<double>& pose, s
 inline void sum_chunk(const GncProblem& problem, const Pose<double>& pose, double sigma, std::int64_t chunk,
                       const double* before, double* energies, PassSums& out) {
   ChunkGeometry g;
-  project_chunk(problem, pose, chunk, kReachSigmas * sigma, g);
+  project_chunk(problem, pose, chunk, sigma, g);
   alignas(64) double mass[kMapsPerChunk] = {}, sx[kMapsPerChunk] = {}, sy[kMapsPerChunk] = {};
   const std::int64_t first = chunk * kMapsPerChunk, rest = problem.maps->count - first;
   const std::int64_t count = rest < kMapsPerChunk ? rest : kMapsPerChunk;
+  // First where to read, for all maps of the chunk, so that memory is on its way when the sums begin.
+  EntryWindow windows[kMapsPerChunk];
   for (std::int64_t i = 0; i < count; ++i) {
-    if (g.px[i] == kNowhere) continue;
-    const MapSums<double> s = map_sums(*problem.maps, problem.first_rows, first + i, g.px[i], g.py[i], sigma);
+    if (g.px[i] == kNowhere) {
+      windows[i].range = {0, 0};
+      continue;
+    }
+    windows[i] = window_around(*problem.maps, problem.first_rows, first + i, g.px[i], g.py[i], sigma);
+    prefetch(*problem.maps, windows[i].range);
+  }
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (windows[i].range.begin == windows[i].range.end) continue;
+    const MapSums<double> s = map_sums(*problem.maps, windows[i], sigma);
     mass[i] = s.mass;
     sx[i] = s.x;
     sy[i] = s.y;

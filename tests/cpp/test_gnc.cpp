@@ -160,8 +160,9 @@ TEST(Gnc, SimdSumsMatchPlainOnesForEveryLengthAndPlace) {
             pyloc::add_entry(slow, rx, ry, double(gain[std::size_t(i)]), pyloc::gnc_exponent(sigma));
         pyloc::add_moments(moments, rx, ry, e);
       }
-      const auto fast = pyloc::map_sums(maps, first_rows.data(), n, px, py, sigma);
-      const auto full = pyloc::map_moments(maps, first_rows.data(), n, px, py, sigma, fast_moments);
+      const auto window = pyloc::window_around(maps, first_rows.data(), n, px, py, sigma);
+      const auto fast = pyloc::map_sums(maps, window, sigma);
+      const auto full = pyloc::map_moments(maps, window, sigma, fast_moments);
       const double tolerance = 2e-3 * sigma * sigma;  // cells beyond the reach
       EXPECT_NEAR(fast.mass, slow.mass, tolerance);
       EXPECT_NEAR(fast.x, slow.x, 8 * tolerance * sigma);
