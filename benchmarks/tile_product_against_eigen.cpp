@@ -8,8 +8,8 @@
 //     -Icsrc/include -I$EIGEN benchmarks/tile_product_against_eigen.cpp csrc/runtime/isa.cpp -o tile_product
 #include <Eigen/Core>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <random>
 #include <vector>
 
@@ -24,10 +24,9 @@ template <class Run>
 double median_ms(const Run& run) {
   std::vector<double> times;
   for (int i = 0; i < 10; ++i) {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // processor time: the machine may be shared
     run();
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
-    if (i > 0) times.push_back(took.count());
+    if (i > 0) times.push_back(1e3 * double(std::clock() - start) / CLOCKS_PER_SEC);
   }
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];

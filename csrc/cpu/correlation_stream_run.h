@@ -32,7 +32,8 @@ inline float* CorrelationStream::resize_level(const Level& level, std::int64_t c
                  n_cells - c < kTileCells ? n_cells - c : kTileCells, in.depth, coarse + c, ld);
   for (std::int64_t r = 0; r < n_rows; ++r)
     for (std::int64_t s = 0; s < level.n_rows; ++s, to += padded_width())
-      resize_columns(coarse + r * ld + s * in.width, level.taps, padded_width(), to);
+      resize_columns(coarse + r * ld + s * in.width, level.taps, padded_width(), in.width <= problem_.width,
+                     to);
   return to;
 }
 
