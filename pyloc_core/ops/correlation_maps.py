@@ -32,7 +32,8 @@ def correlation_maps(
         implementation: "native" or "reference" (torch, float64, differentiable for torch tensors).
 
     Returns:
-        (N, H, W) float32 (reference: float64), of the kind of the arguments.
+        (N, H, W) float32 (reference: float64), of the kind of the arguments. The native result
+        carries no gradient; the reference's does.
 
     Raises:
         ValueError: shapes that do not fit, D, H or W of 0, NaN or infinite values, magnitudes whose

@@ -70,7 +70,9 @@ def match(
         implementation: "native" or "reference" (torch, float64, stores N H W values).
 
     Returns:
-        Matches; N = 0 gives empty arrays.
+        Matches; N = 0 gives empty arrays. No gradient flows through it. For a cyclic (mutual) check,
+        Eq. A.1, take the query's descriptors at `xy`, match them back into the map that the
+        descriptors came from, and keep what returns to within a cell of its origin.
 
     Raises:
         ValueError: shapes that do not fit, D, H or W of 0, NaN or infinite values, magnitudes whose
