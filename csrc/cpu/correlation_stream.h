@@ -16,6 +16,7 @@
 
 #include "cpu/correlation_problem.h"
 #include "cpu/interpolation.h"
+#include "cpu/slot_pool.h"
 #include "cpu/tile_product.h"
 #include "runtime/thread_pool.h"
 
@@ -25,22 +26,6 @@ using cpu::CorrelationLevel;
 using cpu::CorrelationProblem;
 
 constexpr int kMaxLevels = 16;
-
-// Lends every running chunk working memory, so that one thread always finds the same warm tile.
-class SlotPool {
- public:
-  static constexpr int kMax = 256;
-  explicit SlotPool(int count) : count_(count) {}
-  int acquire() {
-    for (int i = 0;; i = i + 1 < count_ ? i + 1 : 0)
-      if (!__atomic_exchange_n(&taken_[i], 1, __ATOMIC_ACQUIRE)) return i;
-  }
-  void release(int i) { __atomic_store_n(&taken_[i], 0, __ATOMIC_RELEASE); }
-
- private:
-  int count_;
-  int taken_[kMax] = {};
-};
 
 class CorrelationStream {
  public:

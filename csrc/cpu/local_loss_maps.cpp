@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/local_loss_maps.h"
 
+#include "cpu/slot_pool.h"
 #include "cpu/top_cells.h"
 #include "cpu/window_product.h"
 #include "runtime/thread_pool.h"
@@ -46,60 +47,104 @@ struct Batch {
   std::int64_t stride;  // floats per row of logits
 };
 
-// Logits of all windows in rows [y, y + kBandRows). `touch` lists, panel after panel, the windows it meets.
+// One thread's memory for a band.
+struct BandMemory {
+  std::int64_t* start;  // (panels + 2): windows of panel c are touch[start[c]] ... touch[start[c + 1] - 1]
+  std::int32_t* touch;
+  float* packed;  // kStripPanels panels
+};
+
+// Which windows have cells in panels of rows [y, y + kBandRows), panel after panel, in order of the slots.
+void list_windows(const Batch& batch, std::int32_t y, std::int64_t panels, const BandMemory& memory) {
+  const std::int32_t last_column = batch.in.W - 1;
+  const auto for_each_touched = [&](const auto& use) {
+    for (std::int64_t n = 0; n < batch.count && batch.slots[n].y0 < y + kBandRows; ++n) {
+      const WindowSlot& s = batch.slots[n];
+      if (s.x1 <= s.x0 || s.y1 <= y) continue;
+      const std::int64_t end = clamp(s.x1 - 1, 0, last_column) / kPanel;
+      for (std::int64_t c = clamp(s.x0, 0, last_column) / kPanel; c <= end; ++c) use(n, c);
+    }
+  };
+  for (std::int64_t c = 0; c < panels + 2; ++c) memory.start[c] = 0;
+  for_each_touched([&](std::int64_t, std::int64_t c) { ++memory.start[c + 2]; });
+  for (std::int64_t c = 2; c < panels + 2; ++c) memory.start[c] += memory.start[c - 1];
+  for_each_touched([&](std::int64_t n, std::int64_t c) {
+    memory.touch[memory.start[c + 1]++] = static_cast<std::int32_t>(n);
+  });
+}
+
+// Products of the panel at column x with the windows `touch`, in groups of about the same size.
+void multiply_windows(const Batch& batch, const float* panel, const std::int32_t* touch, std::int64_t count,
+                      std::int32_t y, std::int64_t x) {
+  const LocalWindows& in = batch.in;
+  const std::int64_t groups = (count + kGroup - 1) / kGroup;
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::int32_t* first = touch + g * count / groups;
+    const auto size = static_cast<int>(touch + (g + 1) * count / groups - first);
+    const float* descriptor[kGroup];
+    alignas(64) float tile[kGroup * kBandRows * kPanel];
+    for (int p = 0; p < size; ++p)
+      descriptor[p] = batch.scaled + std::int64_t{batch.slots[first[p]].descriptor} * in.D;
+    multiply_panel_by_count<kGroup>(size, panel, in.D, descriptor, tile);
+    for (int p = 0; p < size; ++p) {
+      const WindowSlot& s = batch.slots[first[p]];
+      for (std::int32_t r = 0; r < kBandRows; ++r)
+        if (y + r >= s.y0 && y + r < s.y1 && y + r < in.H)
+          std::memcpy(s.out + (y + r - s.y0) * batch.stride + x - s.left, tile + (p * kBandRows + r) * kPanel,
+                      sizeof(float) * kPanel);
+    }
+  }
+}
+
+// Logits of all windows in rows [y, y + kBandRows).
 template <class Load>
-bool multiply_band(const Batch& batch, std::int32_t y) {
+void multiply_band(const Batch& batch, std::int32_t y, const BandMemory& memory) {
   const LocalWindows& in = batch.in;
   const std::int64_t panels = (in.W + kPanel - 1) / kPanel;
-  Scratch<std::int64_t> start(static_cast<std::size_t>(panels) + 2);
-  if (!start) return false;
-  for (std::int64_t c = 0; c < panels + 2; ++c) start[c] = 0;
-  const auto panels_of = [&](const WindowSlot& s, std::int64_t& first, std::int64_t& last) {
-    if (s.x1 <= s.x0 || s.y0 >= y + kBandRows || s.y1 <= y) return false;
-    first = clamp(s.x0, 0, in.W - 1) / kPanel, last = clamp(s.x1 - 1, 0, in.W - 1) / kPanel;
-    return true;
-  };
-  std::int64_t first, last;
-  for (std::int64_t n = 0; n < batch.count && batch.slots[n].y0 < y + kBandRows; ++n)
-    if (panels_of(batch.slots[n], first, last))
-      for (std::int64_t c = first; c <= last; ++c) ++start[c + 2];
-  for (std::int64_t c = 2; c < panels + 2; ++c) start[c] += start[c - 1];
-  Scratch<std::int32_t> touch(static_cast<std::size_t>(start[panels + 1]));
-  Scratch<float> packed(static_cast<std::size_t>(kStripPanels * in.D * kBandRows * kPanel));
-  if (!touch || !packed) return false;
-  for (std::int64_t n = 0; n < batch.count && batch.slots[n].y0 < y + kBandRows; ++n)
-    if (panels_of(batch.slots[n], first, last))
-      for (std::int64_t c = first; c <= last; ++c) touch[start[c + 1]++] = static_cast<std::int32_t>(n);
-
-  const std::int64_t panel_size = std::int64_t{in.D} * kBandRows * kPanel;
+  const std::int64_t row_floats = std::int64_t{kBandRows} * kPanel, panel_floats = in.D * row_floats;
+  const std::int64_t* start = memory.start;
+  list_windows(batch, y, panels, memory);
   for (std::int64_t c0 = 0; c0 < panels; c0 += kStripPanels) {
     const std::int64_t c1 = c0 + kStripPanels < panels ? c0 + kStripPanels : panels;
     if (start[c0] == start[c1]) continue;
     for (std::int64_t d = 0; d < in.D; ++d)
       for (std::int64_t c = c0; c < c1; ++c)
         if (start[c] < start[c + 1])
-          pack_window_panel<Load>(in.features, d, in.H, in.W, y, c * kPanel,
-                                  packed.data() + (c - c0) * panel_size + d * kBandRows * kPanel);
-    for (std::int64_t c = c0; c < c1; ++c) {
-      const float* panel = packed.data() + (c - c0) * panel_size;
-      for (std::int64_t i = start[c]; i < start[c + 1]; i += kGroup) {
-        const std::int64_t left = start[c + 1] - i;
-        const int group = static_cast<int>(left < kGroup ? left : kGroup);
-        const float* descriptor[kGroup];
-        alignas(64) float tile[kGroup * kBandRows * kPanel];
-        for (int p = 0; p < group; ++p)
-          descriptor[p] = batch.scaled + std::int64_t{batch.slots[touch[i + p]].descriptor} * in.D;
-        multiply_panel_by_count<kGroup>(group, panel, in.D, descriptor, tile);
-        for (int p = 0; p < group; ++p) {
-          const WindowSlot& s = batch.slots[touch[i + p]];
-          for (std::int32_t r = 0; r < kBandRows; ++r)
-            if (y + r >= s.y0 && y + r < s.y1 && y + r < in.H)
-              std::memcpy(s.out + (y + r - s.y0) * batch.stride + c * kPanel - s.left,
-                          tile + (p * kBandRows + r) * kPanel, sizeof(float) * kPanel);
-        }
-      }
-    }
+          pack_window_panel<Load>(in.features, d, in.D, in.H, in.W, y, c * kPanel,
+                                  memory.packed + (c - c0) * panel_floats + d * row_floats);
+    for (std::int64_t c = c0; c < c1; ++c)
+      multiply_windows(batch, memory.packed + (c - c0) * panel_floats, memory.touch + start[c],
+                       start[c + 1] - start[c], y, c * kPanel);
   }
+}
+
+// All bands, on memory that the threads lend each other.
+bool multiply_bands(const Batch& batch, int num_threads) {
+  const LocalWindows& in = batch.in;
+  const std::int64_t bands = (in.H + kBandRows - 1) / kBandRows, panels = (in.W + kPanel - 1) / kPanel;
+  std::int64_t threads = num_threads > 0 ? num_threads : runtime::default_num_threads();
+  if (threads > SlotPool::kMax) threads = SlotPool::kMax;
+  if (threads > bands) threads = bands;
+  const std::int64_t per_window = batch.stride / kPanel < panels ? batch.stride / kPanel : panels;
+  const std::int64_t packed = kStripPanels * in.D * kBandRows * kPanel;
+  Scratch<std::int64_t> start(static_cast<std::size_t>(threads * (panels + 2)));
+  Scratch<std::int32_t> touch(static_cast<std::size_t>(threads * batch.count * per_window));
+  Scratch<float> panel(static_cast<std::size_t>(threads * packed));
+  if (!start || !touch || !panel) return false;
+  SlotPool pool(static_cast<int>(threads));
+  runtime::parallel_for(bands, static_cast<int>(threads), [&](std::int64_t b) {
+    const int slot = pool.acquire();
+    const BandMemory memory{start.data() + slot * (panels + 2),
+                            touch.data() + slot * batch.count * per_window, panel.data() + slot * packed};
+    const auto y = static_cast<std::int32_t>(b * kBandRows);
+    if (in.features_dtype == kFloat32)
+      multiply_band<LoadFloat32>(batch, y, memory);
+    else if (in.features_dtype == kFloat16)
+      multiply_band<LoadFloat16>(batch, y, memory);
+    else
+      multiply_band<LoadBf16>(batch, y, memory);
+    pool.release(slot);
+  });
   return true;
 }
 
@@ -239,18 +284,11 @@ LocalStatus run_batch(const LocalWindows& in, const float* scaled, std::int64_t 
   }
 
   const Batch batch{in, scaled, slots.data(), count, stride};
-  const std::int64_t bands = (in.H + kBandRows - 1) / kBandRows;
-  Scratch<LocalStatus> status(static_cast<std::size_t>(bands + count));
-  if (!status) return LocalStatus::kOutOfMemory;
-  runtime::parallel_for(bands, num_threads, [&](std::int64_t b) {
-    const auto y = static_cast<std::int32_t>(b * kBandRows);
-    const bool ok = in.features_dtype == kFloat32   ? multiply_band<LoadFloat32>(batch, y)
-                    : in.features_dtype == kFloat16 ? multiply_band<LoadFloat16>(batch, y)
-                                                    : multiply_band<LoadBf16>(batch, y);
-    status[b] = ok ? LocalStatus::kOk : LocalStatus::kOutOfMemory;
-  });
+  if (!multiply_bands(batch, num_threads)) return LocalStatus::kOutOfMemory;
   constexpr std::int64_t kChunk = runtime::SparseRows::kChunkRows;
   const std::int64_t chunks = (count + kChunk - 1) / kChunk;
+  Scratch<LocalStatus> status(static_cast<std::size_t>(chunks));
+  if (!status) return LocalStatus::kOutOfMemory;
   runtime::parallel_for(chunks, num_threads, [&](std::int64_t c) {
     TopCells top;
     LocalStatus worst = LocalStatus::kOk;
@@ -261,10 +299,10 @@ LocalStatus run_batch(const LocalWindows& in, const float* scaled, std::int64_t 
       worst = worse(worst,
                     collect(in, s, stride, top, rows.chunk[(begin + i) / kChunk], rows.lengths[begin + i]));
     }
-    status[bands + c] = worst;
+    status[c] = worst;
   });
   LocalStatus worst = LocalStatus::kOk;
-  for (std::int64_t i = 0; i < bands + chunks; ++i) worst = worse(worst, status[i]);
+  for (std::int64_t i = 0; i < chunks; ++i) worst = worse(worst, status[i]);
   return worst;
 }
 
