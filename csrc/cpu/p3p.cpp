@@ -29,28 +29,39 @@ PYLOC_INLINE void load_triples(const P columns[18], Vec3<Twin<P>> triples[3]) {
                   {columns[3 * i + 2], columns[11 + 3 * i]}};
 }
 
-// Two problems per lane, 2 W in all.
+template <class P>
+struct Prepared {
+  P3PProblem<Twin<P>> problem;
+  P3PCubic<Twin<P>> cubic;
+};
+
 template <class T>
-PYLOC_INLINE void solve_lanes(const T* bearings, const T* points, T* cam_from_world, std::uint8_t* valid) {
-  using P = Pack<T>;
-  using Both = Twin<P>;
-  constexpr int W = P::kWidth;
-  P columns[18];
-  Vec3<Both> rays[3], corners[3];
+PYLOC_INLINE void prepare(const T* bearings, const T* points, Prepared<Pack<T>>& prepared) {
+  constexpr int W = Pack<T>::kWidth;
+  Pack<T> columns[18];
+  Vec3<Twin<Pack<T>>> rays[3], corners[3];
   load_columns<9>(bearings, columns);
   load_columns<9>(bearings + 9 * W, columns + 9);
   load_triples(columns, rays);
   load_columns<9>(points, columns);
   load_columns<9>(points + 9 * W, columns + 9);
   load_triples(columns, corners);
-  const P3PProblem<Both> problem = p3p_setup(rays, corners);
+  prepared.problem = p3p_setup(rays, corners);
+  prepared.cubic = p3p_cubic(prepared.problem.pairs);
+}
+
+template <class T>
+PYLOC_INLINE void finish(const Prepared<Pack<T>>& prepared, const Twin<Pack<T>>& root, T* cam_from_world,
+                         std::uint8_t* valid) {
+  using Both = Twin<Pack<T>>;
+  constexpr int W = Pack<T>::kWidth;
   Vec3<Both> depths[4];
-  p3p_depths(problem.pairs, problem.valid, depths);
+  p3p_depths(prepared.problem.pairs, prepared.cubic, root, prepared.problem.valid, depths);
   alignas(64) T out[2][48 * W];
   PackMask<T> found[2][4];
   for (int slot = 0; slot < 4; ++slot) {
     Pose<Both> pose;
-    const Mask<Both> ok = p3p_pose(problem, depths[slot], pose);
+    const Mask<Both> ok = p3p_pose(prepared.problem, depths[slot], pose);
     found[0][slot] = ok.first;
     found[1][slot] = ok.second;
     const Both* t = &pose.t.x;
@@ -67,12 +78,31 @@ PYLOC_INLINE void solve_lanes(const T* bearings, const T* points, T* cam_from_wo
   }
 }
 
+// Problems of one block: two twins of packs. The cubic's root, a long chain of dependent operations, is
+// found for all four packs at a time.
+template <class T>
+constexpr int kBlock = 4 * Pack<T>::kWidth;
+
+template <class T>
+__attribute__((noinline)) void solve_block(const T* bearings, const T* points, T* cam_from_world,
+                                           std::uint8_t* valid) {
+  using Four = Twin<Twin<Pack<T>>>;
+  constexpr int n = kBlock<T> / 2;
+  Prepared<Pack<T>> a, b;
+  prepare(bearings, points, a);
+  prepare(bearings + 9 * n, points + 9 * n, b);
+  const Four root =
+      p3p_cubic_root(Four(a.cubic.B, b.cubic.B), Four(a.cubic.C, b.cubic.C), Four(a.cubic.D, b.cubic.D));
+  finish(a, root.first, cam_from_world, valid);
+  finish(b, root.second, cam_from_world + 48 * n, valid + 4 * n);
+}
+
 template <class T>
 void solve(const T* bearings, const T* points, std::int64_t count, T* cam_from_world, std::uint8_t* valid) {
-  constexpr int W = 2 * Pack<T>::kWidth;
+  constexpr int W = kBlock<T>;
   std::int64_t i = 0;
   for (; i + W <= count; i += W)
-    solve_lanes(bearings + 9 * i, points + 9 * i, cam_from_world + 48 * i, valid + 4 * i);
+    solve_block(bearings + 9 * i, points + 9 * i, cam_from_world + 48 * i, valid + 4 * i);
   const std::size_t left = std::size_t(count - i);
   if (left == 0) return;
   // Zeros in the missing lanes are problems without a solution.
@@ -80,7 +110,7 @@ void solve(const T* bearings, const T* points, std::int64_t count, T* cam_from_w
   std::uint8_t found[4 * W];
   std::memcpy(in, bearings + 9 * i, 9 * left * sizeof(T));
   std::memcpy(in + 9 * W, points + 9 * i, 9 * left * sizeof(T));
-  solve_lanes(in, in + 9 * W, poses, found);
+  solve_block(in, in + 9 * W, poses, found);
   std::memcpy(cam_from_world + 48 * i, poses, 48 * left * sizeof(T));
   std::memcpy(valid + 4 * i, found, 4 * left);
 }

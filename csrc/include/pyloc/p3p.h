@@ -24,10 +24,10 @@
 
 PYLOC_NAMESPACE_BEGIN
 
-// A problem in units of `scale`: unit bearings, an orthonormal frame u of the triangle, world centroid.
+// A problem in units of `scale`: unit bearings, an orthonormal frame u of the triangle, its first corner.
 template <class T>
 struct P3PProblem {
-  Vec3<T> f1, f2, f3, u1, u2, u3, centroid;
+  Vec3<T> f1, f2, f3, u1, u2, u3, x1;
   P3PPairs<T> pairs;
   T scale;
   Mask<T> along13, valid;  // the side 13 is longer than 12 and gives u1; the points are a triangle
@@ -70,7 +70,7 @@ PYLOC_HD PYLOC_INLINE P3PProblem<T> p3p_setup(const Vec3<T> bearings[3], const V
 
   // Differences first: exact for a distant origin. Then a scale without squares, which could overflow.
   Vec3<T> x12 = points[1] - points[0], x13 = points[2] - points[0];
-  s.centroid = points[0] + scaled(x12 + x13, T(1.0 / 3));
+  s.x1 = points[0];
   s.scale = max_abs(x12, x13);
   const T inverse_scale = T(1) / s.scale;
   x12 = scaled(x12, inverse_scale);
@@ -83,8 +83,7 @@ PYLOC_HD PYLOC_INLINE P3PProblem<T> p3p_setup(const Vec3<T> bearings[3], const V
   const T side2 = select(s.along13, s.pairs.a13, s.pairs.a12);
   p3p_frame(select(s.along13, x13, x12), normal, s.u1, s.u2, s.u3);
   const Mask<T> triangle = dot(normal, normal) > T(Limits::kSine2) * side2 * side2;
-  const Mask<T> in_range =
-      max_(max_abs(s.centroid, s.centroid), s.scale * T(Limits::kFar)) < T(Limits::kHuge);
+  const Mask<T> in_range = max_(max_abs(s.x1, s.x1), s.scale * T(Limits::kFar)) < T(Limits::kHuge);
   s.valid = mask_and(triangle, in_range);
   return s;
 }
@@ -94,22 +93,23 @@ template <class T>
 PYLOC_HD PYLOC_INLINE Mask<T> p3p_pose(const P3PProblem<T>& s, const Vec3<T>& depth,
                                        Pose<T>& cam_from_world) {
   using Limits = P3PLimits<T>;
-  const Vec3<T> y1 = scaled(s.f1, depth.x), y2 = scaled(s.f2, depth.y), y3 = scaled(s.f3, depth.z);
-  const Vec3<T> y12 = y2 - y1, y13 = y3 - y1, side = select(s.along13, y13, y12);
+  const Vec3<T> y1 = scaled(s.f1, depth.x);
+  const Vec3<T> y12 = scaled(s.f2, depth.y) - y1, y13 = scaled(s.f3, depth.z) - y1,
+                side = select(s.along13, y13, y12);
   Vec3<T> e1, e2, e3;
   p3p_frame(side, cross(y12, y13), e1, e2, e3);
   const Mask<T> valid = depth.x < T(Limits::kFar);
-  const auto row = [&](T a, T b, T c, T centre, T* r) {
+  const auto row = [&](T a, T b, T c, T y1_axis, T* r) {
     const Vec3<T> v = scaled(s.u1, a) + scaled(s.u2, b) + scaled(s.u3, c);
-    const T t = (s.scale * T(1.0 / 3)) * centre - dot(v, s.centroid);
+    const T t = s.scale * y1_axis - dot(v, s.x1);
     r[0] = select(valid, v.x, T(0));
     r[1] = select(valid, v.y, T(0));
     r[2] = select(valid, v.z, T(0));
     return select(valid, t, T(0));
   };
-  cam_from_world.t.x = row(e1.x, e2.x, e3.x, y1.x + y2.x + y3.x, cam_from_world.R.m);
-  cam_from_world.t.y = row(e1.y, e2.y, e3.y, y1.y + y2.y + y3.y, cam_from_world.R.m + 3);
-  cam_from_world.t.z = row(e1.z, e2.z, e3.z, y1.z + y2.z + y3.z, cam_from_world.R.m + 6);
+  cam_from_world.t.x = row(e1.x, e2.x, e3.x, y1.x, cam_from_world.R.m);
+  cam_from_world.t.y = row(e1.y, e2.y, e3.y, y1.y, cam_from_world.R.m + 3);
+  cam_from_world.t.z = row(e1.z, e2.z, e3.z, y1.z, cam_from_world.R.m + 6);
   return valid;
 }
 
@@ -118,7 +118,8 @@ template <class T>
 PYLOC_HD inline int p3p(const Vec3<T> bearings[3], const Vec3<T> points[3], Pose<T> cam_from_world[4]) {
   const P3PProblem<T> problem = p3p_setup(bearings, points);
   Vec3<T> depths[4];
-  p3p_depths(problem.pairs, problem.valid, depths);
+  const P3PCubic<T> cubic = p3p_cubic(problem.pairs);
+  p3p_depths(problem.pairs, cubic, p3p_cubic_root(cubic.B, cubic.C, cubic.D), problem.valid, depths);
   int count = 0;
   for (int i = 0; i < 4; ++i) count += p3p_pose(problem, depths[i], cam_from_world[i]);
   return count;

@@ -17,15 +17,15 @@ template <class T>
 struct P3PLimits;
 template <>
 struct P3PLimits<double> {
-  static constexpr int kHalleySteps = 2, kNewtonSteps = 2;
+  static constexpr int kHalleySteps = 2;
   static constexpr double kTiny = 1e-18, kDiscriminant = 1e-9, kResidual = 1e-8, kSine2 = 1e-18,
-                          kSingular = 3e-8, kFar = 1e14, kHuge = 1e300;
+                          kSingular = 1e-15, kFar = 1e14, kHuge = 1e300;
 };
 template <>
 struct P3PLimits<float> {
-  static constexpr int kHalleySteps = 1, kNewtonSteps = 2;
+  static constexpr int kHalleySteps = 1;
   static constexpr float kTiny = 1e-8f, kDiscriminant = 1e-5f, kResidual = 1e-4f, kSine2 = 1e-9f,
-                         kSingular = 3e-4f, kFar = 1e6f, kHuge = 1e37f;
+                         kSingular = 3e-7f, kFar = 1e6f, kHuge = 1e37f;
 };
 
 PYLOC_HD PYLOC_INLINE float reciprocal_(float a) { return 1.0f / a; }
@@ -80,17 +80,23 @@ PYLOC_HD PYLOC_INLINE T p3p_isolated_root(T p, T q) {
   T x = select(falling, cube_root, min_(cube_root, k));
   for (int step = 0; step < P3PLimits<T>::kHalleySteps; ++step) {
     const T x2 = x * x, f = x * (x2 + sign) - k, slope = T(3) * x2 + sign;
-    x = x - f * slope * reciprocal_(slope * slope - T(3) * (x * f));
+    x = x - f * slope * coarse_reciprocal_(slope * slope - T(3) * (x * f));
   }
   const T root = size * inverse_root * x;
   return select(q > T(0), -root, root);
 }
 
-// Weights w of a degenerate member sum w_ij E_ij of the pencil (sum w_ij a_ij = 0), E_ij(d) = |d_i f_i -
-// d_j f_j|^2: a root of det = sum_ij w_ij^2 S_ij (sum of the other two w) + 2 G w12 w13 w23 with S = sin^2 =
-// h (2 - h) and G = 1 - cos12 cos13 cos23.
+// The weights w of a degenerate member sum w_ij E_ij of the pencil (sum w_ij a_ij = 0), where E_ij(d) = |d_i
+// f_i - d_j f_j|^2, are a root of det = sum_ij w_ij^2 S_ij (sum of the other two w) + 2 G w12 w13 w23 with S
+// = sin^2 = h (2 - h) and G = 1 - cos12 cos13 cos23: a cubic z^3 + B z^2 + C z + D in the ratio z of two of
+// them.
 template <class T>
-PYLOC_HD PYLOC_INLINE void p3p_degenerate_conic(const P3PPairs<T>& g, T& w12, T& w13, T& w23) {
+struct P3PCubic {
+  T B, C, D, a, b;  // the third weight is -(a, b) . the other two
+  Mask<T> swap_a, swap_b, swap_ends;
+};
+template <class T>
+PYLOC_HD PYLOC_INLINE P3PCubic<T> p3p_cubic(const P3PPairs<T>& g) {
   const T tiny = T(P3PLimits<T>::kTiny);
   T a = g.a12, b = g.a13, c = g.a23;
   T s12 = g.h12 * (T(2) - g.h12), s13 = g.h13 * (T(2) - g.h13), s23 = g.h23 * (T(2) - g.h23);
@@ -116,7 +122,13 @@ PYLOC_HD PYLOC_INLINE void p3p_degenerate_conic(const P3PPairs<T>& g, T& w12, T&
   const T floor = tiny * max_(max_(abs_(k2), abs_(k1)), T(1e-30));
   k3 = select(abs_(k3) > floor, k3, floor);
   const T inverse_k3 = reciprocal_(k3);
-  const T B = k2 * inverse_k3, C = k1 * inverse_k3, D = k0 * inverse_k3, B3 = B * T(1.0 / 3);
+  return {k2 * inverse_k3, k1 * inverse_k3, k0 * inverse_k3, a, b, swap_a, swap_b, swap_ends};
+}
+
+// The cubic's root farthest from the other two, polished in the cubic itself.
+template <class T>
+PYLOC_HD PYLOC_INLINE T p3p_cubic_root(const T& B, const T& C, const T& D) {
+  const T B3 = B * T(1.0 / 3);
   T p = C - B * B3;
   const T q = B3 * (T(2) * B3 * B3 - C) + D;
   const T p_floor = T(P3PLimits<T>::kTiny) * max_(B * B3, T(1e-20));
@@ -124,12 +136,16 @@ PYLOC_HD PYLOC_INLINE void p3p_degenerate_conic(const P3PPairs<T>& g, T& w12, T&
   T root = p3p_isolated_root(p, q) - B3;
   const T slope = (T(3) * root + T(2) * B) * root + C;
   const T step = (((root + B) * root + C) * root + D) * reciprocal_(slope);
-  root = select(abs_(step) < T(0.1) * abs_(root), root - step, root);
-  w12 = select(swap_ends, root, T(1));
-  w13 = select(swap_ends, T(1), root);
-  w23 = -(a * w12 + b * w13);
-  swap_if(swap_b, w13, w23);
-  swap_if(swap_a, w12, w23);
+  return select(abs_(step) < T(0.1) * abs_(root), root - step, root);
+}
+
+template <class T>
+PYLOC_HD PYLOC_INLINE void p3p_weights(const P3PCubic<T>& cubic, const T& root, T& w12, T& w13, T& w23) {
+  w12 = select(cubic.swap_ends, root, T(1));
+  w13 = select(cubic.swap_ends, T(1), root);
+  w23 = -(cubic.a * w12 + cubic.b * w13);
+  swap_if(cubic.swap_b, w13, w23);
+  swap_if(cubic.swap_a, w12, w23);
 }
 
 // Brings the labels into the order in which elimination is safe: point 1 has the largest diagonal entry of
@@ -208,26 +224,31 @@ PYLOC_HD PYLOC_INLINE Mask<T> p3p_intersect(const P3PPairs<T>& g, T slope, T off
   return real;
 }
 
-// One Newton step on E_ij(d) = a_ij, kept where it is small; `error` is the residual before it.
+// a_ij - E_ij(d).
 template <class T>
-PYLOC_HD PYLOC_INLINE T p3p_polish(const P3PPairs<T>& g, Vec3<T>& d) {
+PYLOC_HD PYLOC_INLINE Vec3<T> p3p_residual(const P3PPairs<T>& g, const Vec3<T>& d) {
   const T e12 = d.x - d.y, e13 = d.x - d.z, e23 = d.y - d.z;
-  const T r12 = T(0.5) * (g.a12 - e12 * e12) - g.h12 * (d.x * d.y);
-  const T r13 = T(0.5) * (g.a13 - e13 * e13) - g.h13 * (d.x * d.z);
-  const T r23 = T(0.5) * (g.a23 - e23 * e23) - g.h23 * (d.y * d.z);
-  // Half of the Jacobian: rows (p12 q12 0), (p13 0 q13), (0 p23 q23).
-  const T p12 = e12 + g.h12 * d.y, q12 = g.h12 * d.x - e12;
-  const T p13 = e13 + g.h13 * d.z, q13 = g.h13 * d.x - e13;
-  const T p23 = e23 + g.h23 * d.z, q23 = g.h23 * d.y - e23;
-  const T left = p12 * (q13 * p23), right = q12 * (p13 * q23), determinant = left + right;
-  const T size = T(P3PLimits<T>::kSingular) * (abs_(left) + abs_(right));
-  const T inverse = determinant * coarse_reciprocal_(determinant * determinant + size * size);
-  const T u = q13 * r23 - q23 * r13;
-  const Vec3<T> step = {(r12 * (q13 * p23) - q12 * u) * inverse, (r12 * (p13 * q23) + p12 * u) * inverse,
-                        (p23 * (p12 * r13 - p13 * r12) + q12 * p13 * r23) * inverse};
-  const Mask<T> keep = max_(max_(abs_(step.x), abs_(step.y)), abs_(step.z)) < T(0.03) * d.x;
-  d = select(keep, d + step, d);
-  return max_(max_(abs_(r12), abs_(r13)), abs_(r23));
+  return {g.a12 - e12 * e12 - (g.h12 + g.h12) * (d.x * d.y),
+          g.a13 - e13 * e13 - (g.h13 + g.h13) * (d.x * d.z),
+          g.a23 - e23 * e23 - (g.h23 + g.h23) * (d.y * d.z)};
+}
+
+// The Newton step for residual r, by J = dE / dd at d. Where solutions coincide J is singular; the inverse of
+// its determinant is regularised by `singular`, so that the step stays small there.
+template <class T>
+PYLOC_HD PYLOC_INLINE Vec3<T> p3p_newton_step(const P3PPairs<T>& g, const Vec3<T>& d, const Vec3<T>& r,
+                                              T singular) {
+  const T e12 = d.x - d.y, e13 = d.x - d.z, e23 = d.y - d.z;
+  // Half of J: rows (p12 q12 0), (p13 0 q13), (0 p23 q23).
+  const T p12 = g.h12 * d.y + e12, q12 = g.h12 * d.x - e12;
+  const T p13 = g.h13 * d.z + e13, q13 = g.h13 * d.x - e13;
+  const T p23 = g.h23 * d.z + e23, q23 = g.h23 * d.y - e23;
+  const T q13p23 = q13 * p23, p13q23 = p13 * q23, left = p12 * q13p23, right = q12 * p13q23;
+  const T determinant = left + right;
+  const T inverse = T(0.5) * determinant * coarse_reciprocal_(determinant * determinant + singular);
+  const T u = q13 * r.z - q23 * r.y, v = p12 * r.y - p13 * r.x;
+  return {(q13p23 * r.x - q12 * u) * inverse, (p13q23 * r.x + p12 * u) * inverse,
+          (p23 * v + q12 * p13 * r.z) * inverse};
 }
 
 template <class T>
@@ -238,15 +259,17 @@ PYLOC_HD PYLOC_INLINE void p3p_order(Vec3<T>& a, Vec3<T>& b) {
   b = select(swap, old_a, b);
 }
 
-// Depths of the four slots, ordered; kFar in the first component of an empty slot.
+// Depths of the four slots, given the cubic's root, ordered; kFar in the first component of an empty slot.
 template <class T>
-PYLOC_HD PYLOC_INLINE void p3p_depths(P3PPairs<T> g, Mask<T> usable, Vec3<T> depths[4]) {
+PYLOC_HD PYLOC_INLINE void p3p_depths(P3PPairs<T> g, const P3PCubic<T>& cubic, const T& root, Mask<T> usable,
+                                      Vec3<T> depths[4]) {
   using Limits = P3PLimits<T>;
   T w12, w13, w23, slope[2], offset[2];
-  p3p_degenerate_conic(g, w12, w13, w23);
+  p3p_weights(cubic, root, w12, w13, w23);
   const P3PLabels<T> labels = p3p_relabel(g, w12, w13, w23);
   const Mask<T> lines = mask_and(usable, p3p_lines(g, w12, w13, w23, slope, offset));
   const T inverse_squares = reciprocal_(g.a13 + g.a23);
+  const T singular = T(Limits::kSingular) * (g.a12 * g.a13 * g.a23);  // |entries of J / 2| <= sqrt(a_ij)
   for (int line = 0; line < 2; ++line) {
     T y[2];
     const Mask<T> real = mask_and(lines, p3p_intersect(g, slope[line], offset[line], y));
@@ -255,8 +278,9 @@ PYLOC_HD PYLOC_INLINE void p3p_depths(P3PPairs<T> g, Mask<T> usable, Vec3<T> dep
       const T norm13 = x * x + T(2) * g.h13 * (T(1) + x), norm23 = y[i] * y[i] + T(2) * g.h23 * (T(1) + y[i]);
       const T d3 = inverse_sqrt_((norm13 + norm23) * inverse_squares);
       Vec3<T> d = {d3 * (T(1) + x), d3 * (T(1) + y[i]), d3};
-      T error = p3p_polish(g, d);
-      for (int step = 1; step < Limits::kNewtonSteps; ++step) error = p3p_polish(g, d);
+      d = d + p3p_newton_step(g, d, p3p_residual(g, d), singular);
+      const Vec3<T> r = p3p_residual(g, d);
+      const T error = max_(max_(abs_(r.x), abs_(r.y)), abs_(r.z));
       const T limit = T(Limits::kFar);
       const Mask<T> positive = mask_and(mask_and(d.x > T(0), d.y > T(0)), d.z > T(0));
       const Mask<T> sound = mask_and(mask_and(real, positive), error < T(Limits::kResidual) * (d.x + T(1)));
