@@ -9,7 +9,8 @@
 //     -Lambda^-1 J_n^T (I - H_n J_n Lambda^-1 J_n^T)^-1 sum_q w r
 // (the jackknife; MacKinnon and White 1985), and the sum of the squares of these moves, measured in Lambda
 // and spread over the 6 degrees of freedom, is the dispersion c (McCullagh and Nelder 1989, section 9.2).
-// Covariance = c Lambda^-1. One scalar is estimated, so a dozen maps suffice where the full sandwich matrix
+// Covariance = c Lambda^-1, c at least 0.05: votes that agree to the last digit (made-up data, one-hot maps)
+// prove no exact pose. One scalar is estimated, so a dozen maps suffice where the full sandwich matrix
 // needs hundreds. Rotation first, then translation, for the left update.
 #pragma once
 
@@ -19,6 +20,7 @@ PYLOC_NAMESPACE_BEGIN
 
 // Per map: J (12), H (3), sum w r (2).
 constexpr int kMapTerms = 17;
+constexpr double kMinDispersion = 0.05;
 
 inline void map_terms(const GncProblem& problem, const Pose<double>& pose, double sigma, std::int64_t chunk,
                       double* terms) {
@@ -113,8 +115,8 @@ inline bool pose_covariance(const GncProblem& problem, const Pose<double>& pose,
   double moves = 0.0;
   for (std::int64_t n = 0; n < problem.maps->count; ++n)
     moves += leave_out_move(terms.data() + kMapTerms * n, C);
-  const double c = moves / 6.0;
-  if (!isfinite_(c)) return true;
+  if (!isfinite_(moves)) return true;
+  const double c = max_(moves / 6.0, kMinDispersion);
   *dispersion = c;
   for (int k = 0; k < 36; ++k) covariance[k] = c * C[k];
   return true;

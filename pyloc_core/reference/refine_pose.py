@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_REJECTIONS = 5
 MIN_LAMBDA = 1e-8
+MIN_DISPERSION = 0.05
 CONVERGED, STALLED, MAX_ITERATIONS, NO_SUPPORT, NOT_RUN = range(5)
 
 
@@ -223,7 +224,7 @@ def covariance(J: Tensor, sums: Sums) -> tuple[Tensor, float]:
     inside = torch.linalg.det(kept) > 1e-9
     kept = torch.where(inside[:, None, None], kept, torch.eye(2, dtype=torch.float64))
     move = torch.linalg.solve(kept, sums.pull) * inside[:, None]
-    c = float(torch.einsum("ni,nij,nj->", move, V, move)) / 6
+    c = max(float(torch.einsum("ni,nij,nj->", move, V, move)) / 6, MIN_DISPERSION)
     return c * C, c
 
 
