@@ -82,7 +82,9 @@ def run(data: dict[str, Any], features: Any = None) -> Any:
 
 def test_same_result(data: dict[str, Any]) -> None:
     few = part(data, 20)
-    got = run(few).dense()
+    got = local_loss_maps(
+        few["descriptors"], few["features"], few["centers"], window=WINDOW, max_entries="all"
+    ).dense()
     for plain in (gathered, sliced):
         np.testing.assert_allclose(got, plain(few).numpy(), atol=1e-3)
 
@@ -107,11 +109,11 @@ def test_pyloc_float16_features(benchmark: Any, data: dict[str, Any]) -> None:
     group="local_loss_maps N1000 D288 64x64 of 600x800", min_rounds=1, warmup=False
 )
 def test_torch_gathered(benchmark: Any, data: dict[str, Any]) -> None:
-    assert benchmark.pedantic(gathered, (data,), rounds=2).shape == (N, WINDOW, WINDOW)
+    assert benchmark.pedantic(gathered, (data,), rounds=1).shape == (N, WINDOW, WINDOW)
 
 
 @pytest.mark.benchmark(
     group="local_loss_maps N1000 D288 64x64 of 600x800", min_rounds=1, warmup=False
 )
 def test_torch_sliced(benchmark: Any, data: dict[str, Any]) -> None:
-    assert benchmark.pedantic(sliced, (data,), rounds=2).shape == (N, WINDOW, WINDOW)
+    assert benchmark.pedantic(sliced, (data,), rounds=3).shape == (N, WINDOW, WINDOW)

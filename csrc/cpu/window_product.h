@@ -60,6 +60,24 @@ PYLOC_INLINE void multiply_panel_by_count(int count, const float* panel, std::in
   multiply_panel<P>(panel, D, descriptor, out);
 }
 
+// kPanel neighbouring values as float32.
+template <class Load>
+PYLOC_INLINE void load_panel_row(const typename Load::Element* from, float* to) {
+  for (int i = 0; i < kPanel; ++i) to[i] = Load::load(from + i);
+}
+#if defined(__AVX512F__)
+template <>
+PYLOC_INLINE void load_panel_row<LoadFloat16>(const std::uint16_t* from, float* to) {
+  _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+}
+#elif defined(__F16C__)
+template <>
+PYLOC_INLINE void load_panel_row<LoadFloat16>(const std::uint16_t* from, float* to) {
+  for (int i = 0; i < kPanel; i += 8)
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+}
+#endif
+
 // Rows [y, y + kBandRows) and columns [x, x + kPanel) of channel d; zeros outside the map.
 template <class Load>
 PYLOC_INLINE void pack_window_panel(const void* features, std::int64_t d, std::int64_t D, std::int64_t H,
@@ -72,7 +90,7 @@ PYLOC_INLINE void pack_window_panel(const void* features, std::int64_t d, std::i
     for (std::int64_t r = 0; r < kBandRows && y + r < H; ++r) __builtin_prefetch(base + (kAhead * H + r) * W);
   for (std::int64_t r = 0; r < kBandRows; ++r, base += W, out += kPanel) {
     if (y + r < H && columns == kPanel) {
-      for (std::int64_t i = 0; i < kPanel; ++i) out[i] = Load::load(base + i);
+      load_panel_row<Load>(base, out);
     } else {
       const std::int64_t held = y + r < H ? columns : 0;
       for (std::int64_t i = 0; i < held; ++i) out[i] = Load::load(base + i);
