@@ -262,7 +262,7 @@ def test_bad_input() -> None:
         ((maps[0],), {}, "shape"),
         ((np.zeros((2, 0, 4)),), {}, "size of maps"),
         ((np.where(maps > 1, np.nan, maps),), {}, "NaN"),
-        ((-np.inf * np.ones((1, 2, 2)),), {}, "NaN or -inf"),
+        ((-np.inf * np.ones((1, 2, 2)),), {}, "NaN, -inf"),
         ((maps,), {"size": (9, 9)}, "origins"),
         ((maps,), {"origins": [[0, 0]]}, "origins"),
         ((maps,), {"origins": [[0.5, 0], [0, 0]]}, "origins"),
