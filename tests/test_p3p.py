@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -287,6 +288,14 @@ def test_same_bits_for_any_number_of_threads() -> None:
         many = p3p(f, x, num_threads=threads)
         assert one.cam_from_world.tobytes() == many.cam_from_world.tobytes()
         assert one.valid.tobytes() == many.valid.tobytes()
+
+
+def test_eight_callers_at_once_agree() -> None:
+    f, x, _ = random_problems(3001, 23)
+    want = p3p(f, x, num_threads=1)
+    with ThreadPoolExecutor(8) as pool:
+        for got in pool.map(lambda _: p3p(f, x), range(32)):
+            assert got.cam_from_world.tobytes() == want.cam_from_world.tobytes()
 
 
 def test_layouts_and_kinds() -> None:

@@ -9,25 +9,24 @@
 
 PYLOC_NAMESPACE_BEGIN
 
-// Lanes of a and b in turn, from the first (kHigh = 0) or second half of every group of G lanes.
-template <int G, int kHigh, class T, int... I>
-PYLOC_INLINE Pack<T> interleave(Pack<T> a, Pack<T> b, std::integer_sequence<int, I...>) {
-  return Pack<T>(__builtin_shufflevector(
-      a.raw, b.raw, ((I / G) * G + (kHigh * G + I % G) / 2 + (I % 2 ? Pack<T>::kWidth : 0))...));
+// Swaps the off-diagonal blocks of the 2 B x 2 B matrices that lanes [2 B k, 2 B (k + 1)) of rows a, b hold.
+template <int B, class T, int... I>
+PYLOC_INLINE void exchange_blocks(Pack<T>& a, Pack<T>& b, std::integer_sequence<int, I...>) {
+  constexpr int W = Pack<T>::kWidth;
+  const auto low = __builtin_shufflevector(a.raw, b.raw, (I & B ? W + I - B : I)...);
+  b = Pack<T>(__builtin_shufflevector(a.raw, b.raw, (I & B ? W + I : I + B)...));
+  a = Pack<T>(low);
 }
 
-// Each group of G lanes of the G packs is a G x G matrix: transposes all of them. Interleaving row i with
-// row i + G / 2 rotates the bits of (row, lane) by one; log2 G times gives the exchange of row and lane.
-template <int G, class T>
+// Each group of G lanes of the G packs is a G x G matrix: transposes all of them, from blocks of one element
+// to blocks of G / 2.
+template <int G, int B = 1, class T>
 PYLOC_INLINE void transpose_groups(Pack<T>* rows) {
-  constexpr auto lanes = std::make_integer_sequence<int, Pack<T>::kWidth>();
-  for (int step = 1; step < G; step *= 2) {
-    Pack<T> next[G];
-    for (int i = 0; i < G / 2; ++i) {
-      next[2 * i] = interleave<G, 0>(rows[i], rows[i + G / 2], lanes);
-      next[2 * i + 1] = interleave<G, 1>(rows[i], rows[i + G / 2], lanes);
-    }
-    for (int i = 0; i < G; ++i) rows[i] = next[i];
+  if constexpr (B < G) {
+    constexpr auto lanes = std::make_integer_sequence<int, Pack<T>::kWidth>();
+    for (int i = 0; i < G; ++i)
+      if ((i & B) == 0) exchange_blocks<B>(rows[i], rows[i + B], lanes);
+    transpose_groups<G, 2 * B>(rows);
   }
 }
 
