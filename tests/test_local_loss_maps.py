@@ -212,6 +212,15 @@ def test_published_windows(shared: Path, name: str, compat: Any) -> None:
         assert ok, f"{key}: {message}"
 
 
+def test_published_windows_that_are_displaced_out_of_the_map() -> None:
+    args = problem(13, n=3, h=60, w=65)
+    args["centers"] = np.array([[64.0, 30], [30, 59], [64, 59]])
+    maps = local_loss_maps(**args, window=16, scale=1.0, compat="published")
+    assert len(maps) == 3 and (maps.xy < [65, 60]).all()
+    tiny = local_loss_maps(**args, window=(16, 2), scale=1.0, compat="published")
+    assert tiny.entries_per_map.shape == (3,)
+
+
 def test_bad_input() -> None:
     good = problem(11, n=4, d=3, h=6, w=7)
     h, f, c = (good[k] for k in ("descriptors", "features", "centers"))

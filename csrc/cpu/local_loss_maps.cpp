@@ -165,6 +165,7 @@ Range whole(const WindowSlot& s) { return {s.x0, s.x1, s.y0, s.y1}; }
 template <class Use>
 PYLOC_INLINE void for_each_pack(const WindowSlot& s, std::int64_t stride, Range range, const Use& use) {
   constexpr int kWidth = PackF::kWidth;
+  if (range.x0 >= range.x1) return;  // else its pack might begin before the window's row
   const PackI iota = PackI::iota();
   for (std::int32_t y = range.y0; y < range.y1; ++y) {
     const float* row = s.out + (y - s.y0) * stride;
