@@ -59,7 +59,9 @@ def dense_histograms(image: Float32, level: SiftLevel) -> Float32:
     weights = _grid_weights()
     hist = np.empty((GRID, GRID, level.orientations, h, w), np.float32)
     cv2 = require("cv2", "DenseRootSIFT")
-    for o, votes in enumerate(_orientation_maps(*_gradients(image, level.sigma), level.orientations)):
+    for o, votes in enumerate(
+        _orientation_maps(*_gradients(image, level.sigma), level.orientations)
+    ):
         votes = cv2.copyMakeBorder(votes, pad_lo, pad_hi, pad_lo, pad_hi, cv2.BORDER_CONSTANT)
         votes = cv2.sepFilter2D(votes, -1, kernel, kernel, borderType=cv2.BORDER_CONSTANT)
         for i in range(GRID):
@@ -83,7 +85,9 @@ def sampled_histograms(image: Float32, at: npt.NDArray[np.float64], level: SiftL
     y = np.broadcast_to(at[:, None, None, 1] + reach[None, :, None], (len(at), GRID, GRID))
     x, y = (np.ascontiguousarray(v, np.float32).reshape(len(at), -1) for v in (x, y))
     hist = np.empty((len(at), GRID * GRID, level.orientations), np.float32)
-    for o, votes in enumerate(_orientation_maps(*_gradients(image, level.sigma), level.orientations)):
+    for o, votes in enumerate(
+        _orientation_maps(*_gradients(image, level.sigma), level.orientations)
+    ):
         votes = cv2.sepFilter2D(votes, -1, kernel, kernel, borderType=cv2.BORDER_CONSTANT)
         hist[:, :, o] = remap(votes, x, y, zero_outside=True)
     hist *= _grid_weights().reshape(1, -1, 1)

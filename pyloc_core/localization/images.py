@@ -70,5 +70,7 @@ def fit_size(image: npt.NDArray[Any], max_size: int | None) -> npt.NDArray[Any]:
     if max_size is None or longest <= max_size:
         return image
     cv2 = require("cv2", "resizing images")
-    width, height = (max(1, round(s * max_size / longest)) for s in (image.shape[1], image.shape[0]))
+    width, height = (
+        max(1, round(s * max_size / longest)) for s in (image.shape[1], image.shape[0])
+    )
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))

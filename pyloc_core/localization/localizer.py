@@ -305,9 +305,7 @@ class Localizer:
         return mix(each, patches.owner, len(found.point_indices))
 
 
-def _moved(
-    xyz: Array, camera: Camera, before: Array, after: PoseEstimate, fine: Features
-) -> float:
+def _moved(xyz: Array, camera: Camera, before: Array, after: PoseEstimate, fine: Features) -> float:
     """Median shift of the reprojections between two poses, in fine cells."""
     old, _ = camera.project(transform_points(before, xyz))
     new, _ = camera.project(transform_points(after.cam_from_world, xyz))

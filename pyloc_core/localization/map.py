@@ -79,7 +79,8 @@ class Map:
 
     def summary(self) -> dict[str, Any]:
         """Counts and sizes as plain numbers."""
-        arrays = [self.xyz, self.obs_xy, self.coarse, self.global_descriptors, *self.images]
+        arrays: list[npt.NDArray[Any]] = [self.xyz, self.obs_xy, self.coarse, *self.images]
+        arrays.append(self.global_descriptors)
         arrays += [] if self.fine is None else [self.fine]
         return {
             "points": len(self.xyz),
@@ -151,9 +152,18 @@ class Map:
         from pyloc_core.localization.map_build import ModelArrays, build_map
 
         arrays = ModelArrays.checked(
-            xyz, obs_ptr, obs_view, list(image_names), list(cameras), cam_from_world, images, point_ids
+            xyz,
+            obs_ptr,
+            obs_view,
+            list(image_names),
+            list(cameras),
+            cam_from_world,
+            images,
+            point_ids,
         )
-        return build_map(arrays, descriptor, with_overrides(options or MapOptions(), overrides), progress)
+        return build_map(
+            arrays, descriptor, with_overrides(options or MapOptions(), overrides), progress
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write map.json and map.safetensors into a folder, made when missing."""

@@ -217,7 +217,9 @@ def _learn_vocabulary(arrays: ModelArrays, descriptor: Any, options: MapOptions)
         return np.zeros((0, 1), np.float32)
     some = np.unique(np.linspace(0, count - 1, min(count, _VOCABULARY_IMAGES)).astype(int))
     samples = [
-        retrieval.sample_cells(_coarse_level(descriptor, _prepared(arrays, int(v), options)[0]), int(v))
+        retrieval.sample_cells(
+            _coarse_level(descriptor, _prepared(arrays, int(v), options)[0]), int(v)
+        )
         for v in some
     ]
     return retrieval.learn_vocabulary(samples, options.vocabulary)
@@ -235,7 +237,9 @@ def _kept_observations(arrays: ModelArrays, most: int) -> list[npt.NDArray[np.in
     lengths = np.repeat(np.diff(arrays.obs_ptr), np.diff(arrays.obs_ptr))
     rank = np.arange(len(arrays.obs_view)) - np.repeat(arrays.obs_ptr[:-1], np.diff(arrays.obs_ptr))
     few = np.minimum(lengths, most)
-    obs = np.flatnonzero((rank + 1) * few // np.maximum(lengths, 1) > rank * few // np.maximum(lengths, 1))
+    obs = np.flatnonzero(
+        (rank + 1) * few // np.maximum(lengths, 1) > rank * few // np.maximum(lengths, 1)
+    )
     view = arrays.obs_view[obs]
     order = np.argsort(view, kind="stable")
     ends = np.searchsorted(view[order], np.arange(1, len(arrays.cameras)))

@@ -142,7 +142,10 @@ def _tensor(body: npt.NDArray[np.uint8], entry: dict[str, Any]) -> npt.NDArray[A
     shape = tuple(int(s) for s in entry["shape"])
     if not 0 <= start <= end <= len(body):
         raise ValueError("it is truncated")
-    if end - start != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize or min(shape, default=0) < 0:
+    if (
+        end - start != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        or min(shape, default=0) < 0
+    ):
         raise ValueError("the size of a tensor does not fit its shape")
     raw = body[start:end]
     if start % dtype.itemsize:  # not written by `save`, which aligns
@@ -176,7 +179,9 @@ def _inconsistency(built: Map) -> str | None:
         return "it holds values that are not finite"
     if built.images and (
         len(built.images) != views
-        or any(i.shape != c.size or i.dtype != np.uint8 for i, c in zip(built.images, built.cameras))
+        or any(
+            i.shape != c.size or i.dtype != np.uint8 for i, c in zip(built.images, built.cameras)
+        )
     ):
         return "images do not fit their cameras"
     return None

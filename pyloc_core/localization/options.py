@@ -31,7 +31,9 @@ class MapOptions:
         _not_negative_int(self, "vocabulary")
         scales = tuple(float(s) for s in self.scales)
         if not scales or not all(math.isfinite(s) and 0.05 <= s <= 20 for s in scales):
-            raise ValueError(f"scales must be one or more numbers within 0.05 and 20, got {self.scales}")
+            raise ValueError(
+                f"scales must be one or more numbers within 0.05 and 20, got {self.scales}"
+            )
         object.__setattr__(self, "scales", scales)
 
 
@@ -75,7 +77,9 @@ class LocalizerOptions:
         for name in ("sigma_coarse", "sigma_fine"):
             value = tuple(float(s) for s in getattr(self, name))
             if len(value) != 2 or not 0 < value[1] <= value[0] < math.inf:
-                raise ValueError(f"{name} must be (first, last) with first >= last > 0, got {value}")
+                raise ValueError(
+                    f"{name} must be (first, last) with first >= last > 0, got {value}"
+                )
             object.__setattr__(self, name, value)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core._extras import require
 from pyloc_core.camera import Camera
 from pyloc_core.localization.features import Float32
 from pyloc_core.localization.gradient_histograms import remap
@@ -63,15 +64,15 @@ def sample_patches(image: Float32, xy: Array, affine: Array, half: int) -> Float
         factor = np.array([shrunk.shape[1] / image.shape[1], shrunk.shape[0] / image.shape[0]])
         a = (affine[rows] * factor[:, None]).astype(np.float32)
         start = (xy[rows] * factor - 0.5).astype(np.float32)
-        x = start[:, 0, None, None] + a[:, 0, 0, None, None] * grid + (a[:, 0, 1, None] * grid)[..., None]
-        y = start[:, 1, None, None] + a[:, 1, 0, None, None] * grid + (a[:, 1, 1, None] * grid)[..., None]
-        out[rows] = remap(shrunk, x.reshape(-1, side), y.reshape(-1, side)).reshape(-1, side, side)
+        along_row = a[:, :, 0, None, None] * grid  # (n, 2, 1, S)
+        along_column = a[:, :, 1, None, None] * grid[:, None]  # (n, 2, S, 1)
+        at = start[:, :, None, None] + along_row + along_column
+        x, y = at[:, 0].reshape(-1, side), at[:, 1].reshape(-1, side)
+        out[rows] = remap(shrunk, x, y).reshape(-1, side, side)
     return out
 
 
 def _halved(image: Float32, times: int) -> Float32:
-    from pyloc_core._extras import require
-
     cv2 = require("cv2", "DenseRootSIFT")
     for _ in range(times):
         width, height = max(1, image.shape[1] // 2), max(1, image.shape[0] // 2)

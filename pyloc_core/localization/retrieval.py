@@ -57,7 +57,9 @@ def global_descriptor(features: Features, vocabulary: Float32) -> Float32:
     return np.asarray(vlad / max(float(np.linalg.norm(vlad)), 1e-9), np.float32)
 
 
-def rank_by_descriptor(query: Float32, references: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+def rank_by_descriptor(
+    query: Float32, references: npt.NDArray[np.floating]
+) -> npt.NDArray[np.int64]:
     """Views, most similar first; ties in order of the views."""
     return np.argsort(-(references.astype(np.float32) @ query), kind="stable")
 

@@ -25,6 +25,9 @@ from pyloc_core.localization.images import to_gray
 from pyloc_core.localization.patches import sample_patches
 
 _PATCHES_AT_ONCE = 256  # bounds the memory, and keeps a block in the cache
+# One set for every scene; chosen on two of the three in benchmarks/results/leave_one_out.md.
+_COARSE = SiftLevel(bin=8, stride=8, sigma=1.6, orientations=8, beta=40.0)
+_FINE = SiftLevel(bin=4, stride=2, sigma=1.0, orientations=8, beta=100.0)
 
 
 @dataclass(frozen=True)
@@ -37,14 +40,13 @@ class DenseRootSIFT:
 
     Attributes:
         coarse: level matched over the whole image; bins of 8 pixels see 40 x 40 pixels.
-        fine: level matched in windows; smaller bins localize better, and four orientations do as
-            well as eight there with half the channels (benchmarks/results/leave_one_out.md).
+        fine: level matched in windows; smaller bins localize better.
 
     Needs OpenCV (extra `localization`) when it is used.
     """
 
-    coarse: SiftLevel = SiftLevel(bin=8, stride=8, sigma=1.6, orientations=8, beta=40.0)
-    fine: SiftLevel = SiftLevel(bin=4, stride=2, sigma=1.0, orientations=4, beta=200.0)
+    coarse: SiftLevel = _COARSE
+    fine: SiftLevel = _FINE
 
     @property
     def beta(self) -> tuple[float, float]:
