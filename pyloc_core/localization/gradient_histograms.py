@@ -83,7 +83,7 @@ def sampled_histograms(image: Float32, at: npt.NDArray[np.float64], level: SiftL
     # (N, GRID, GRID): one bilinear sample per bin of the filtered votes.
     x = np.broadcast_to(at[:, None, None, 0] + reach[None, None, :], (len(at), GRID, GRID))
     y = np.broadcast_to(at[:, None, None, 1] + reach[None, :, None], (len(at), GRID, GRID))
-    x, y = (np.ascontiguousarray(v, np.float32).reshape(len(at), -1) for v in (x, y))
+    x, y = (np.ascontiguousarray(v, np.float32).reshape(-1, GRID * GRID) for v in (x, y))
     hist = np.empty((len(at), GRID * GRID, level.orientations), np.float32)
     for o, votes in enumerate(
         _orientation_maps(*_gradients(image, level.sigma), level.orientations)

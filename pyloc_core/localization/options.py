@@ -45,7 +45,8 @@ class LocalizerOptions:
         num_views: reference images that a photo is compared with.
         max_points: points used, those seen by most of these images first.
         coarse_views: reference images per point whose descriptors are tried in the coarse stage.
-        fine_views: reference images per point whose patches are matched in the fine stage.
+        fine_views: reference images per point whose patches are matched in the fine stage. The one
+            that sees it from nearest to where the photo does is the most exact; more make it no better.
         window: side of the fine windows, cells.
         max_angle: reference images that see a point from further than this many degrees away from
             the photo are left out of the fine stage.
@@ -59,12 +60,12 @@ class LocalizerOptions:
     num_views: int = 5
     max_points: int = 1500
     coarse_views: int = 2
-    fine_views: int = 3
+    fine_views: int = 1
     window: int = 32
     max_angle: float = 60.0
     use_coarse_mass: bool = False
     sigma_coarse: tuple[float, float] = (2.0, 0.6)
-    sigma_fine: tuple[float, float] = (8.0, 0.6)
+    sigma_fine: tuple[float, float] = (8.0, 0.8)
     fine_rounds: int = 2
     max_entries: int = 256
 
