@@ -25,7 +25,7 @@ ROUNDS = {"rounds": 7, "warmup_rounds": 1}
 def level(request: Any) -> tuple[Any, Any]:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    deviation = 3.0 if request.param == "peaked" else 0.3
+    deviation = 9.0 if request.param == "peaked" else 0.3
     h = deviation * rng.standard_normal((N, D), dtype=np.float32) / np.sqrt(D, dtype=np.float32)
     f = torch.from_numpy(rng.standard_normal((D, H, W), dtype=np.float32))
     return torch.from_numpy(h.astype(np.float32)), f
