@@ -242,6 +242,16 @@ def test_never_crashes_nor_returns_nan(rows: np.ndarray, error: float) -> None:
     assert not np.isnan([found.cost, found.gain]).any()
 
 
+def test_a_threshold_as_large_as_the_image_proves_nothing() -> None:
+    # A camera far away sends all points to the middle, within the threshold of random measurements.
+    rng = np.random.default_rng(3)
+    xy, points = rng.uniform(0, 100, (30, 2)), rng.standard_normal((30, 3)) + [0, 0, 5]
+    K = np.array([[50.0, 0, 50], [0, 50.0, 50], [0, 0, 1]])
+    found = pl.estimate_pose_from_matches(xy, points, K, max_error=50.0)
+    assert not found.success and "chance" in found.reason
+    assert found.num_consistent > 15
+
+
 def test_errors_name_the_argument() -> None:
     problem = reprojection_problem(20, 11)
     xy, points, camera = problem.points2d, problem.points3d, problem.camera

@@ -138,18 +138,19 @@ bool MatchSearch::run(MatchPoseResult* result) {
   return true;
 }
 
-// Probability that a wrong pose brings a point within T of its measurement: the disc's share of the
-// measurements' bounding box, widened by T.
+// Probability that a wrong pose brings a point within T of its measurement. The worst one moves all points
+// to one place, where a square of side 2 T holds this share of the measurements' bounding box.
 double chance_inlier(const MatchSet& set) {
-  double low[2] = {HUGE_VAL, HUGE_VAL}, high[2] = {-HUGE_VAL, -HUGE_VAL};
-  for (std::int64_t i = 0; i < set.count(); ++i)
-    for (int k = 0; k < 2; ++k) {
-      low[k] = min_(low[k], set.row(MatchSet::kU + k)[i]);
-      high[k] = max_(high[k], set.row(MatchSet::kU + k)[i]);
+  double chance = 1.0;
+  for (int k = 0; k < 2; ++k) {
+    double low = HUGE_VAL, high = -HUGE_VAL;
+    for (std::int64_t i = 0; i < set.count(); ++i) {
+      low = min_(low, set.row(MatchSet::kU + k)[i]);
+      high = max_(high, set.row(MatchSet::kU + k)[i]);
     }
-  const double border = 2.0 * sqrt_(set.limit2());
-  const double area = (high[0] - low[0] + border) * (high[1] - low[1] + border);
-  return min_(3.141592653589793 * set.limit2() / area, 1.0);
+    chance *= min_(2.0 * sqrt_(set.limit2()) / max_(high - low, 1e-300), 1.0);
+  }
+  return chance;
 }
 
 // sigma^2 (sum w J^T J)^-1 over the inliers, sigma^2 their mean squared residual per degree of freedom;

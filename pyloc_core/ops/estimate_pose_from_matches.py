@@ -61,7 +61,7 @@ def estimate_pose_from_matches(
         inliers' residuals. `success` is False, with the reason, when fewer than 4 matches have weight,
         when every triplet is degenerate, when the inliers do not fix the pose, and when so few agree
         that a wrong pose could have done as well (csrc/include/pyloc/consensus.h, with the share of
-        the measurements' bounding box that a disc of radius max_error covers).
+        the measurements' bounding box that a square of side 2 max_error covers).
 
     Raises:
         ValueError, TypeError: arguments that do not fit, by name.

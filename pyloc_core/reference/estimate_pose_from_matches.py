@@ -86,9 +86,9 @@ class Matches:
 
 
 def chance_inlier(xy: Tensor, error: float) -> float:
-    """Share of the measurements' bounding box, widened by T, that a disc of radius T covers."""
-    width, height = (xy.amax(0) - xy.amin(0) + 2 * error).tolist()
-    return float(min(1.0, torch.pi * error**2 / (width * height)))
+    """Share of the measurements' bounding box that a square of side 2 T holds."""
+    extent = (xy.amax(0) - xy.amin(0)).clamp_min(1e-300)
+    return float((2 * error / extent).clamp_max(1.0).prod())
 
 
 def estimate_pose_from_matches(
