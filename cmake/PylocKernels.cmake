@@ -22,6 +22,9 @@ if(PYLOC_SANITIZE)
 endif()
 # Contraction to fused multiply-add inside an expression; no other reordering of floating point.
 set(kernel_flags -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+if(PYLOC_SANITIZE)  # GCC 12 takes minutes per file to track variables through instrumented, inlined kernels
+  list(APPEND kernel_flags -O1 -g1 -fno-var-tracking)
+endif()
 
 set(isas baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
