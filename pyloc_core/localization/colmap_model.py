@@ -32,6 +32,8 @@ def read_model(folder: str | Path, image_folder: str | Path, exclude: Sequence[s
         raise ValueError(f"{folder} is no COLMAP model: cameras, images and points3D .bin or .txt")
     if not image_folder.is_dir():
         raise ValueError(f"no such image folder: {image_folder}")
+    if ending == ".bin":
+        _check_counts(folder)
     try:
         model = pycolmap.Reconstruction(str(folder))
     except Exception as error:  # pycolmap raises RuntimeError and others for damaged files
@@ -48,3 +50,23 @@ def read_model(folder: str | Path, image_folder: str | Path, exclude: Sequence[s
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ValueError(f"{image_folder} lacks the model's image {absent[0]}{more}")
     return model
+
+
+# Bytes of the shortest entry: of a SIMPLE_PINHOLE camera, an image without name or points, a point
+# without a track.
+_SHORTEST = {
+    "cameras": 4 + 4 + 8 + 8 + 24,
+    "images": 4 + 32 + 24 + 4 + 1 + 8,
+    "points3D": 8 + 24 + 3 + 8 + 8,
+}
+
+
+def _check_counts(folder: Path) -> None:
+    """A damaged count makes pycolmap read on past the end for ever: refuse what cannot fit."""
+    for name, shortest in _SHORTEST.items():
+        path = folder / f"{name}.bin"
+        with path.open("rb") as file:
+            head = file.read(8)
+        count = int.from_bytes(head, "little")
+        if len(head) < 8 or count * shortest > path.stat().st_size - 8:
+            raise ValueError(f"{path} is truncated or damaged: it cannot hold {count} entries")
