@@ -69,4 +69,6 @@ def _check_counts(folder: Path) -> None:
             head = file.read(8)
         count = int.from_bytes(head, "little")
         if len(head) < 8 or count * shortest > path.stat().st_size - 8:
-            raise ValueError(f"{path} is truncated or damaged: it cannot hold {count} entries")
+            raise ValueError(
+                f"cannot read the COLMAP model in {folder}: {path.name} is truncated or damaged"
+            )
