@@ -11,13 +11,16 @@ namespace py = pybind11;
 
 using Register = void (*)(py::module_&);
 
+// Types come before the functions that take them: signatures name only types that are known by then.
 struct Registration {
-  Registration(Register function);
+  Registration(Register function, bool is_type);
 };
 
 }  // namespace pyloc::bindings
 
-#define PYLOC_BINDING(name, module)                                                      \
-  static void register_##name(::pyloc::bindings::py::module_& module);                   \
-  static const ::pyloc::bindings::Registration registration_of_##name(&register_##name); \
+#define PYLOC_REGISTRATION(name, module, is_type)                                                 \
+  static void register_##name(::pyloc::bindings::py::module_& module);                            \
+  static const ::pyloc::bindings::Registration registration_of_##name(&register_##name, is_type); \
   static void register_##name(::pyloc::bindings::py::module_& module)
+#define PYLOC_BINDING(name, module) PYLOC_REGISTRATION(name, module, false)
+#define PYLOC_TYPE_BINDING(name, module) PYLOC_REGISTRATION(name, module, true)

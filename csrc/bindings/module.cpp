@@ -47,7 +47,10 @@ void set_isa(const std::string& name) {
 
 }  // namespace
 
-Registration::Registration(Register function) { registrations().push_back(function); }
+Registration::Registration(Register function, bool is_type) {
+  auto& all = registrations();
+  all.insert(is_type ? all.begin() : all.end(), function);
+}
 
 }  // namespace pyloc::bindings
 

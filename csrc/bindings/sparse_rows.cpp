@@ -7,7 +7,7 @@
 using namespace pyloc;
 using bindings::address;
 
-PYLOC_BINDING(sparse_rows, m) {
+PYLOC_TYPE_BINDING(sparse_rows, m) {
   namespace py = bindings::py;
   using Rows = bindings::OwnedRows;
   py::class_<Rows>(m, "SparseRows")
