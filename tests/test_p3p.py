@@ -25,8 +25,7 @@ def random_problems(
 ) -> tuple[Array, Array, Array]:
     """Unit bearings (B, 3, 3), points (B, 3, 3) and the true cam_from_world (B, 3, 4)."""
     rng = np.random.default_rng(seed)
-    q = rng.normal(size=(count, 4))
-    rotation = pc.rotation_from_quaternion(q / np.linalg.norm(q, axis=1, keepdims=True))
+    rotation = pc.rotation_from_quaternion(rng.normal(size=(count, 4)))
     t = rng.uniform(-1, 1, (count, 3))
     f = np.concatenate([rng.uniform(-fov, fov, (count, 3, 2)), np.ones((count, 3, 1))], -1)
     y = f * rng.uniform(near, far, (count, 3, 1))
