@@ -4,7 +4,7 @@
 
     python benchmarks/leave_one_out.py SCENE_FOLDER [...] --out benchmarks/results/leave_one_out
 
-Writes OUT.json (all rows) and OUT.md. A scene folder is laid out as the docstring of `pyloc_core.localization.evaluate` says. `--rows`
+Writes OUT.json (all rows) and OUT.md. A scene folder is laid out as docs/data.md describes. `--rows`
 takes files that an earlier run wrote with `pyloc-core evaluate --json` instead of running again.
 """
 

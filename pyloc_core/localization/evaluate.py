@@ -53,7 +53,8 @@ def evaluate(
     Returns:
         Rows {"query", "method", "success", "rotation_error_deg", "centre_error",
         "centre_error_over_depth", "seconds"}. `seconds` is the whole time for nre and nre_coarse, and
-        for the others what they took after description and coarse stage. Rows of nre add "nees", the
+        for the others what they took after description and coarse stage (re shares the matches that
+        argmax_subcell_poselib has paid for). Rows of nre add "nees", the
         squared error of the pose in units of its covariance (6 is expected), and "stages".
 
     Raises:
