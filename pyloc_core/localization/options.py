@@ -65,7 +65,7 @@ class LocalizerOptions:
     max_angle: float = 60.0
     use_coarse_mass: bool = False
     sigma_coarse: tuple[float, float] = (2.0, 0.6)
-    sigma_fine: tuple[float, float] = (8.0, 0.8)
+    sigma_fine: tuple[float, float] = (8.0, 1.0)
     fine_rounds: int = 2
     max_entries: int = 256
 
