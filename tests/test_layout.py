@@ -112,7 +112,8 @@ def test_files_stay_small_and_well_named() -> None:
         stem = path.stem.lower()
         assert not re.search(r"(^|_)(utils?|helpers?|common|misc|v2|fast)($|_)", stem), path
         lines = len(path.read_text().splitlines())
-        assert lines <= 400, f"{path.relative_to(ROOT)} has {lines} lines: two rooms?"
+        limit = 450 if path.parts[-2] == "tests" else 400  # tests are lists, read one at a time
+        assert lines <= limit, f"{path.relative_to(ROOT)} has {lines} lines: two rooms?"
 
 
 def test_public_names_are_explicit_and_documented() -> None:
