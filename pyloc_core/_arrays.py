@@ -127,7 +127,8 @@ def as_array(
         with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
             data, found = data.astype(accepted[0]), accepted[0]
     if not data.flags.c_contiguous or not data.flags.aligned or not data.dtype.isnative:
-        data = np.ascontiguousarray(data, dtype=data.dtype.newbyteorder("="))
+        # Not ascontiguousarray, which keeps what is contiguous but not aligned.
+        data = np.array(data, dtype=data.dtype.newbyteorder("="), order="C")
     array = ArrayIn(data, found, torch_kind)
     if finite and found in DTYPE_CODES and not all_finite(array):
         raise ValueError(f"{name} holds NaN or infinite values")
