@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments that the consensus operators share."""
+"""What the consensus operators share: arguments in, the outcome as a PoseEstimate out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyloc_core.pose import as_cam_from_world
+from pyloc_core.pose import PoseEstimate, as_cam_from_world
 
 MAX_ITERATIONS = 100_000_000
 
@@ -40,3 +40,46 @@ def sampling_options(
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be between 0 and 2**64 - 1, got {seed}")
     return int(iterations or 0), float(confidence), int(seed)
+
+
+def estimate_from(
+    found: dict[str, Any],
+    what: str,
+    stages: tuple[str, ...],
+    probability: npt.NDArray[np.float64],
+    covariance: npt.NDArray[np.float64],
+    starts: npt.NDArray[np.float64],
+) -> PoseEstimate:
+    """From the native or reference outcome `found`; `what` voted ("usable maps", "matches")."""
+    status = found["status"]
+    timings = dict(zip(stages, found["seconds"]))
+    usable, consistent = int(found["num_usable"]), int(found["num_consistent"])
+    reasons = (
+        f"converged: {consistent} of {usable} {what} agree after {found['iterations']} triplets",
+        f"too few {what}: {usable}, at least 4 are needed",
+        f"no pose: all {found['iterations']} triplets were degenerate",
+        f"only {consistent} of {usable} {what} agree with the best pose, which could be chance",
+        f"the {consistent} {what} that agree do not fix the pose",
+    )
+    if status in (1, 2):
+        return PoseEstimate.failed(
+            reasons[status],
+            len(probability),
+            cam_from_world=starts[0].copy() if len(starts) else None,
+            cost=found["cost"],
+            timings=timings,
+            num_usable=usable,
+        )
+    return PoseEstimate(
+        cam_from_world=np.array(found["cam_from_world"]).reshape(3, 4),
+        success=status == 0,
+        reason=reasons[status],
+        cost=found["cost"],
+        gain=found["gain"],
+        inlier_probability=probability,
+        covariance=covariance if status == 0 else np.full((6, 6), np.inf),
+        iterations=int(found["iterations"]),
+        timings=timings,
+        num_usable=usable,
+        num_consistent=consistent,
+    )

@@ -7,13 +7,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pyloc_core import _arrays, _dispatch, _native
 from pyloc_core.camera import camera_native_args
 from pyloc_core.maps import LossMaps
 from pyloc_core.pose import PoseEstimate
-from pyloc_core.sampling import sampling_options, starting_poses
+from pyloc_core.sampling import estimate_from, sampling_options, starting_poses
 
 _STAGES = ("prepare", "solve", "score", "finish")
 
@@ -94,42 +93,6 @@ def estimate_pose(
             (*options, threads),
             _arrays.pointer(gain),
         )
-    return _result(found, gain, starts).like(points)
-
-
-def _result(
-    found: dict[str, Any],
-    gain: npt.NDArray[np.float64],
-    starts: npt.NDArray[np.float64],
-) -> PoseEstimate:
-    status = found["status"]
-    timings = dict(zip(_STAGES, found["seconds"]))
-    usable, consistent = int(found["num_usable"]), int(found["num_consistent"])
-    reasons = (
-        f"converged: {consistent} of {usable} usable maps agree after {found['iterations']} triplets",
-        f"too few usable maps: {usable}, at least 4 are needed",
-        f"no pose: all {found['iterations']} triplets were degenerate",
-        f"only {consistent} of {usable} usable maps agree with the best pose, which could be chance",
-    )
-    if status in (1, 2):
-        return PoseEstimate.failed(
-            reasons[status],
-            len(gain),
-            cam_from_world=starts[0].copy() if len(starts) else None,
-            cost=found["cost"],
-            timings=timings,
-            num_usable=usable,
-        )
-    return PoseEstimate(
-        cam_from_world=np.array(found["cam_from_world"]).reshape(3, 4),
-        success=status == 0,
-        reason=reasons[status],
-        cost=found["cost"],
-        gain=found["gain"],
-        inlier_probability=-np.expm1(-gain),
-        covariance=np.full((6, 6), np.inf),
-        iterations=int(found["iterations"]),
-        timings=timings,
-        num_usable=usable,
-        num_consistent=consistent,
-    )
+    nothing_known = np.full((6, 6), np.inf)  # a hypothesis is no optimum
+    estimate = estimate_from(found, "usable maps", _STAGES, -np.expm1(-gain), nothing_known, starts)
+    return estimate.like(points)

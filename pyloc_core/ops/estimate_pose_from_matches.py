@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pyloc_core import _arrays, _dispatch, _native
 from pyloc_core.camera import camera_native_args
 from pyloc_core.pose import PoseEstimate
-from pyloc_core.sampling import sampling_options, starting_poses
+from pyloc_core.sampling import estimate_from, sampling_options, starting_poses
 
 _STAGES = ("prepare", "solve", "score", "refine")
 
@@ -101,7 +101,9 @@ def estimate_pose_from_matches(
             _arrays.pointer(covariance),
             _arrays.pointer(probability),
         )
-    return _result(found, probability, covariance, starts).like(image, world)
+    return estimate_from(found, "matches", _STAGES, probability, covariance, starts).like(
+        image, world
+    )
 
 
 def _weights(weights: Any, count: int) -> npt.NDArray[np.float64] | None:
@@ -112,43 +114,3 @@ def _weights(weights: Any, count: int) -> npt.NDArray[np.float64] | None:
     if (weight < 0).any():
         raise ValueError(f"weights must not be negative, got {weight.min()}")
     return weight
-
-
-def _result(
-    found: dict[str, Any],
-    probability: npt.NDArray[np.float64],
-    covariance: npt.NDArray[np.float64],
-    starts: npt.NDArray[np.float64],
-) -> PoseEstimate:
-    status = found["status"]
-    timings = dict(zip(_STAGES, found["seconds"]))
-    usable, consistent = int(found["num_usable"]), int(found["num_consistent"])
-    reasons = (
-        f"converged: {consistent} of {usable} matches agree after {found['iterations']} triplets",
-        f"too few matches: {usable}, at least 4 are needed",
-        f"no pose: all {found['iterations']} triplets were degenerate",
-        f"only {consistent} of {usable} matches agree with the best pose, which could be chance",
-        f"the {consistent} matches that agree do not fix the pose",
-    )
-    if status in (1, 2):
-        return PoseEstimate.failed(
-            reasons[status],
-            len(probability),
-            cam_from_world=starts[0].copy() if len(starts) else None,
-            cost=found["cost"],
-            timings=timings,
-            num_usable=usable,
-        )
-    return PoseEstimate(
-        cam_from_world=np.array(found["cam_from_world"]).reshape(3, 4),
-        success=status == 0,
-        reason=reasons[status],
-        cost=found["cost"],
-        gain=found["gain"],
-        inlier_probability=probability,
-        covariance=covariance if status == 0 else np.full((6, 6), np.inf),
-        iterations=int(found["iterations"]),
-        timings=timings,
-        num_usable=usable,
-        num_consistent=consistent,
-    )
