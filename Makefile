@@ -37,14 +37,15 @@ $(VENV)/.test: $(VENV)/.torch $(SOURCES)
 demo: $(VENV)/.demo
 	$(BIN)/pyloc-core demo --out demo_output
 
+# `pytest`, not `python -m pytest`: that puts the source tree on sys.path, where it hides the built package.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/pytest tests -m "not slow"
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest tests -m slow
+	$(BIN)/pytest tests -m slow
 
 bench: $(VENV)/.test
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only -q
+	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-only -q
 
 $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/python -m pip install -q "ruff==0.17.*" "mypy==2.4.*" "clang-format==23.1.*"

@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "benchmarks.json"
         command = [
-            sys.executable, "-m", "pytest", *(arguments or [str(HERE)]), "--benchmark-enable",
+            str(Path(sys.executable).with_name("pytest")), *(arguments or [str(HERE)]), "--benchmark-enable",
             "--benchmark-only", f"--benchmark-json={out}", "-q",
         ]  # fmt: skip
         subprocess.run(command, check=True)

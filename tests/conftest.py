@@ -23,3 +23,9 @@ def shared() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs the data folder beside the repository ({path} or PYLOC_SHARED)")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Programs that tests start must not find the source tree, which would hide the built package."""
+    os.chdir(tmp_path_factory.mktemp("cwd"))

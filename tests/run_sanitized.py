@@ -40,11 +40,11 @@ def main() -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     }
     check = "import pyloc_core; assert 'address' in pyloc_core.build_info()['sanitizers']"
-    subprocess.run([sys.executable, "-c", check], env=env, check=True)
+    subprocess.run([sys.executable, "-c", check], env=env, check=True, cwd=build)
     arguments = sys.argv[2:] or [str(root / "tests"), "-m", "not slow", "-x", "-q",
                                  "--deselect", "tests/test_import.py::test_import_is_fast"]  # fmt: skip
     raise SystemExit(
-        subprocess.run([sys.executable, "-m", "pytest", *arguments], env=env).returncode
+        subprocess.run([Path(sys.executable).with_name("pytest"), *arguments], env=env).returncode
     )
 
 
