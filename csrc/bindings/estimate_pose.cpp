@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/estimate_pose.h"
 
+#include <new>
+
 #include "bindings/args.h"
 #include "bindings/binding.h"
+#include "bindings/consensus_result.h"
 
 namespace pyloc::bindings {
 namespace {
@@ -23,22 +26,7 @@ py::dict estimate_pose(const py::tuple& maps, std::uintptr_t points, const py::t
     cpu::estimate_pose_kernels().run(problem, chosen, &result);
   }
   if (result.status == cpu::kPoseOutOfMemory) throw std::bad_alloc();
-  py::dict out;
-  py::list pose;
-  for (double value : result.cam_from_world) pose.append(value);
-  out["cam_from_world"] = pose;
-  out["status"] = result.status;
-  out["cost"] = result.cost;
-  out["gain"] = result.gain;
-  out["hypothesis"] = result.hypothesis;
-  out["iterations"] = result.iterations;
-  out["scored"] = result.scored;
-  out["num_usable"] = result.num_usable;
-  out["num_consistent"] = result.num_consistent;
-  py::list seconds;
-  for (double value : result.seconds) seconds.append(value);
-  out["seconds"] = seconds;
-  return out;
+  return consensus_dict(result);
 }
 
 void score_poses(const py::tuple& maps, std::uintptr_t points, const py::tuple& camera, std::uintptr_t poses,

@@ -2,8 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/estimate_pose_from_matches.h"
 
+#include <cstring>
+#include <new>
+
 #include "bindings/args.h"
 #include "bindings/binding.h"
+#include "bindings/consensus_result.h"
 
 namespace pyloc::bindings {
 namespace {
@@ -33,21 +37,7 @@ py::dict estimate_pose_from_matches(const py::tuple& arrays, std::int64_t count,
   if (result.observed) {
     std::memcpy(address<double>(covariance), result.covariance, sizeof(result.covariance));
   }
-  py::dict out;
-  py::list pose, seconds;
-  for (double value : result.cam_from_world) pose.append(value);
-  for (double value : result.seconds) seconds.append(value);
-  out["cam_from_world"] = pose;
-  out["seconds"] = seconds;
-  out["status"] = result.status;
-  out["cost"] = result.cost;
-  out["gain"] = result.gain;
-  out["hypothesis"] = result.hypothesis;
-  out["iterations"] = result.iterations;
-  out["scored"] = result.scored;
-  out["num_usable"] = result.num_usable;
-  out["num_consistent"] = result.num_consistent;
-  return out;
+  return consensus_dict(result);
 }
 
 void score_poses_on_matches(const py::tuple& arrays, std::int64_t count, const py::tuple& camera,
