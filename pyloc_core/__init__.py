@@ -10,6 +10,7 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
+from pyloc_core.maps_device import DeviceLossMaps
 from pyloc_core.ops.correlation_maps import correlation_maps, correspondence_maps
 from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.estimate_pose_from_matches import estimate_pose_from_matches
@@ -36,6 +37,7 @@ __version__: str = build_info()["version"]
 __all__ = [
     "CAMERA_MODELS",
     "Camera",
+    "DeviceLossMaps",
     "Implementation",
     "LossMaps",
     "Matches",

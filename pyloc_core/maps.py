@@ -306,6 +306,19 @@ class LossMaps:
             np.concatenate(origins) if origins else None, first.log_cardinality, flat, first._like,
         )  # fmt: skip
 
+    def to(self, device: Any) -> Any:
+        """The maps as tensors on a torch device: DeviceLossMaps. Imports torch."""
+        from pyloc_core import _extras
+        from pyloc_core.maps_device import DeviceLossMaps
+
+        _extras.require("torch", "LossMaps.to")
+        return DeviceLossMaps.from_host(self, device)
+
+    def _with_kind_of(self, array: Any) -> LossMaps:
+        """The same maps, whose methods return arrays of this array's kind."""
+        self._like = (_arrays.ArrayIn(np.zeros(0), "float64", _arrays.is_torch(array)),)
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to `path`: .npz, or .safetensors (needs that package)."""
         from pyloc_core import maps_file

@@ -34,8 +34,14 @@ FORBIDDEN = {
         "pyloc_core.cli",
         "pyloc_core._native",
     ),
+    "_triton": ("pyloc_core.ops", "pyloc_core.localization", "pyloc_core._native"),
+    "_cuda": ("pyloc_core.ops", "pyloc_core.localization", "pyloc_core._native."),
     "localization": ("pyloc_core._native", "pyloc_core.reference", "pyloc_core.cli"),
+    "models": ("pyloc_core._native", "pyloc_core.reference", "pyloc_core.cli"),
+    "training": ("pyloc_core._native", "pyloc_core.reference", "pyloc_core.cli"),
 }
+# Folders whose modules are imported only by those who have torch.
+NEED_TORCH = {"reference", "_triton", "_cuda", "models", "training"}
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -78,9 +84,25 @@ def test_operators_do_not_import_each_other() -> None:
             assert not name.startswith("pyloc_core.ops."), f"ops/{op}.py imports {name}"
 
 
-def test_only_the_reference_imports_torch_at_the_top() -> None:
+def test_gpu_layers_carry_the_stems_of_operators() -> None:
+    """A launcher belongs to an operator; what launchers share has another operator-free name."""
+    for path in (PACKAGE / "_cuda").glob("*.py"):
+        if path.stem in OPS:
+            assert (ROOT / "cuda" / f"{path.stem}.cu").is_file(), path
+    for path in (ROOT / "cuda").glob("*.cu"):
+        assert (PACKAGE / "_cuda" / f"{path.stem}.py").is_file(), path
+    for path in (PACKAGE / "_triton").glob("*.py"):
+        if path.stem in OPS:
+            assert (ROOT / "tests" / "triton" / f"test_{path.stem}_triton.py").is_file(), path
+        for layer in ("_triton", "_cuda"):
+            for name in imported_modules(path):
+                sideways = name.removeprefix(f"pyloc_core.{layer}.").split(".")[0]
+                assert sideways == path.stem or sideways not in OPS, f"{path} imports {name}"
+
+
+def test_only_what_needs_torch_imports_it_at_the_top() -> None:
     for path in PACKAGE.rglob("*.py"):
-        if path.parent.name == "reference":
+        if NEED_TORCH & set(path.relative_to(PACKAGE).parts):
             continue
         top = ast.parse(path.read_text()).body
         names = {a.name for n in top if isinstance(n, ast.Import) for a in n.names}

@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loss maps as tensors on one device, with shapes that do not depend on the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pyloc_core import _arrays
+from pyloc_core.maps import LossMaps
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceLossMaps:
+    """N sparse loss maps on a device: what `LossMaps` is on the host.
+
+    Made by the operators from tensors on a device, without waiting for it: the number of live cells is
+    known there only, so the entry arrays have room for `capacity` = N max_entries of them, and what lies
+    past `row_ptr[N]` is undefined.
+
+    Attributes:
+        row_ptr: (N + 1,) int64; the entries of map n are `row_ptr[n]:row_ptr[n + 1]`.
+        xy: (capacity, 2) int16, column and row in map coordinates, sorted by row, then column.
+        gain: (capacity,) float32, `ln|O| - L` in nats, positive.
+        size: (H, W) of the full map; `window` (h, w) the extent of each map's array.
+        origins: (N, 2) int32 map point (x0, y0) of each window's first cell, or None for full maps.
+        log_cardinality: ln|O|.
+        flat_gain: (N,) float32, gain that a map without preference would have in its window.
+        peak_xy: (N, 2) int32 best cell of every map, (-1, -1) where nothing is stored.
+        peak_gain: (N,) float32 its gain, 0 where nothing is stored.
+    """
+
+    row_ptr: Any
+    xy: Any
+    gain: Any
+    size: tuple[int, int]
+    window: tuple[int, int]
+    origins: Any
+    log_cardinality: float
+    flat_gain: Any
+    peak_xy: Any
+    peak_gain: Any
+
+    def __len__(self) -> int:
+        return int(self.row_ptr.shape[0]) - 1
+
+    @property
+    def device(self) -> Any:
+        return self.row_ptr.device
+
+    @property
+    def capacity(self) -> int:
+        """Entries that the arrays have room for."""
+        return int(self.gain.shape[0])
+
+    def cpu(self) -> LossMaps:
+        """The maps on the host. Waits for the device. ValueError if NaN entered them."""
+        torch = _arrays.torch_module()
+        row_ptr = self.row_ptr.cpu()
+        count = int(row_ptr[-1])
+        maps = LossMaps(
+            row_ptr.numpy(),
+            self.xy[:count].cpu().numpy(),
+            self.gain[:count].cpu().numpy(),
+            size=self.size,
+            log_cardinality=self.log_cardinality,
+            window=self.window,
+            origins=None if self.origins is None else self.origins.cpu().numpy(),
+            flat_gain=self.flat_gain.cpu().numpy(),
+        )
+        return maps._with_kind_of(torch.zeros(0))
+
+    @classmethod
+    def from_host(cls, maps: LossMaps, device: Any) -> DeviceLossMaps:
+        """`LossMaps.to`."""
+        torch = _arrays.torch_module()
+
+        def moved(array: Any) -> Any:
+            return torch.from_numpy(array.copy()).to(device)
+
+        peaks = maps.argmin()
+        xy, gain = torch.as_tensor(peaks.xy), torch.as_tensor(peaks.gain)
+        return cls(
+            row_ptr=moved(maps.row_ptr),
+            xy=moved(maps.xy),
+            gain=moved(maps.gain),
+            size=maps.size,
+            window=maps.window,
+            origins=None if maps.origins is None else moved(maps.origins),
+            log_cardinality=maps.log_cardinality,
+            flat_gain=moved(maps.flat_gain),
+            peak_xy=xy.to(device),
+            peak_gain=gain.to(device),
+        )
+
+    def __repr__(self) -> str:
+        (h, w), (rows, columns) = self.size, self.window
+        window = "" if self.origins is None else f", windows {rows} x {columns}"
+        return (
+            f"DeviceLossMaps({len(self)} maps of {h} x {w}{window} on {self.device}, room for "
+            f"{self.capacity} entries, ln|O| = {self.log_cardinality:.4f})"
+        )
