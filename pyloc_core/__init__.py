@@ -14,6 +14,7 @@ from pyloc_core.maps_device import DeviceLossMaps
 from pyloc_core.ops.correlation_maps import correlation_maps, correspondence_maps
 from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.estimate_pose_from_matches import estimate_pose_from_matches
+from pyloc_core.ops.gated_attention import gated_attention
 from pyloc_core.ops.local_loss_maps import local_loss_maps
 from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.match import Matches, match
@@ -51,6 +52,7 @@ __all__ = [
     "correspondence_maps",
     "estimate_pose",
     "estimate_pose_from_matches",
+    "gated_attention",
     "get_num_threads",
     "image_from_map",
     "implementations",

@@ -71,6 +71,12 @@ def matching_arrays(count: int = COUNT) -> dict[str, np.ndarray]:
     }
 
 
+def attention_arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(6)
+    sizes = {"queries": (COUNT, 8), "keys": (15, 8), "values": (15, 5)}
+    return {n: rng.normal(size=(2, 3, *s)).astype(np.float32) for n, s in sizes.items()}
+
+
 def operator_calls() -> list[Call]:
     """The operators; those not built yet are left out by `all_calls`."""
     matching = matching_arrays()
@@ -104,6 +110,8 @@ def operator_calls() -> list[Call]:
              per_point=(*same, "weights")),
         Call("refine_pose_featuremetric", _named("refine_pose_featuremetric"), fpr, cam,
              per_point=("descriptors", "points3d")),
+        Call("gated_attention", _named("gated_attention"), attention_arrays(),
+             flexible=("queries", "keys", "values")),
     ]  # fmt: skip
 
 

@@ -52,6 +52,10 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
             "points3d": few.points3d,
             "cam_from_world": few.start,
         },
+        "gated_attention": {
+            name: rng.normal(size=(1, 2, size, 12)).astype(np.float32)
+            for name, size in (("queries", 500), ("keys", 300), ("values", 300))
+        },
         "LossMaps.from_dense": {"maps": maps},
         "LossMaps.evaluate": {"maps": maps, "xy": maps_xy},
         "LossMaps.mass": {"maps": maps, "centers": maps_xy},
