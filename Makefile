@@ -78,9 +78,10 @@ consumer: $(VENV)/.cmake
 	$(BIN)/cmake -S tests/consumer -B build/consumer -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_PREFIX_PATH=$(abspath build/prefix)
 	$(BIN)/cmake --build build/consumer && build/consumer/consumer
 
-# Compile-only: no GPU is needed. Every architecture of cmake/PylocCuda.cmake.
+# Compile and link, no GPU is needed: every architecture of cmake/PylocCuda.cmake, or those of
+# CUDA_ARCHITECTURES (90a-real while developing).
 cuda: $(VENV)/.cmake
-	$(BIN)/cmake -S . -B build/cuda -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPYLOC_PYTHON=OFF -DPYLOC_CUDA=on -DPython_EXECUTABLE=$(abspath $(BIN))/python
+	$(BIN)/cmake -S . -B build/cuda -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPYLOC_CUDA=on -DPYLOC_WERROR=ON $(if $(CUDA_ARCHITECTURES),"-DCMAKE_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)") -DPython_EXECUTABLE=$(abspath $(BIN))/python
 	$(BIN)/cmake --build build/cuda -j $(JOBS) --target pyloc_cuda
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over the C++ and the Python tests.
@@ -95,8 +96,9 @@ wheel: $(BIN)/python
 	$(BIN)/python -m build
 
 # Developers: build the module into the source tree; use with PYTHONPATH=. (never in CI or in what ships).
+PYLOC_CUDA ?= off
 dev:
-	cmake -S . -B build/dev -G Ninja -DPython_EXECUTABLE=$$($(DEV_PYTHON) -c 'import sys; print(sys.executable)') -DPYLOC_WERROR=ON -DPYLOC_CUDA=off -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath pyloc_core) $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache) >/dev/null
+	cmake -S . -B build/dev -G Ninja -DPython_EXECUTABLE=$$($(DEV_PYTHON) -c 'import sys; print(sys.executable)') -DPYLOC_WERROR=ON -DPYLOC_CUDA=$(PYLOC_CUDA) -DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$(abspath pyloc_core) $(if $(shell command -v ccache),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache) >/dev/null
 	cmake --build build/dev -j $(JOBS)
 	PYTHONPATH=pyloc_core $(DEV_PYTHON) -m pybind11_stubgen _native -o pyloc_core >/dev/null 2>&1
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pyloc_core import _native
 from pyloc_core._build import build_info, get_num_threads, set_isa, set_num_threads
 from pyloc_core._dispatch import Implementation, implementations
 from pyloc_core._extras import MissingExtra
@@ -33,7 +34,7 @@ from pyloc_core.pose import (
     transform_points,
 )
 
-__version__: str = build_info()["version"]
+__version__: str = _native.build_info()["version"]
 
 __all__ = [
     "CAMERA_MODELS",

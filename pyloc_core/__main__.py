@@ -12,7 +12,7 @@ def main() -> None:
         if isinstance(value, dict):
             print(f"{key}:")
             for name, entry in value.items():
-                print(f"  {name}: {', '.join(entry)}")
+                print(f"  {name}: {', '.join(entry) if isinstance(entry, list) else entry}")
         else:
             print(f"{key}: {value}")
 

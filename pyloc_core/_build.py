@@ -10,15 +10,21 @@ from typing import Any
 import numpy as np
 
 from pyloc_core import _native
-from pyloc_core._dispatch import implementations, operators
+from pyloc_core._dispatch import cuda_missing, cuda_module, implementations, operators
 
 
 def build_info() -> dict[str, Any]:
-    """Version, compiler, instruction set in use, thread count, operators and their implementations."""
+    """Version, compiler, instruction set in use, thread count, operators and their implementations.
+
+    "cuda" is a dictionary with the architectures of the CUDA kernels and the versions of the runtime and
+    of the driver, or, where the kernels cannot be used, the reason.
+    """
     info: dict[str, Any] = dict(_native.build_info())
     info["python"] = platform.python_version()
     info["numpy"] = np.__version__
     info["machine"] = platform.machine()
+    compiled = cuda_module()
+    info["cuda"] = cuda_missing() if compiled is None else dict(compiled.build_info())
     info["operators"] = {
         op: [each.name for each in implementations(op) if each.available] for op in operators()
     }

@@ -58,7 +58,7 @@ def implementations(op: str) -> list[Implementation]:
 def _cuda_implementation(op: str) -> Implementation:
     compiled = cuda_module()
     if compiled is None:
-        return Implementation("cuda", False, False, f"not in this build ({_cuda_missing()})")
+        return Implementation("cuda", False, False, f"not in this build ({cuda_missing()})")
     if not hasattr(compiled, op):
         return Implementation("cuda", False, False, "not in the compiled module")
     usable = _has_gpu()
@@ -99,7 +99,8 @@ def cuda_module() -> Any:
     return _cuda_import()[0]
 
 
-def _cuda_missing() -> str:
+def cuda_missing() -> str:
+    """Why there is no compiled module; empty when there is one."""
     return _cuda_import()[1]
 
 

@@ -44,6 +44,7 @@ def test_build_info_and_module_entry() -> None:
         [sys.executable, "-m", "pyloc_core"], capture_output=True, text=True, check=True
     ).stdout
     assert f"version: {pyloc_core.__version__}" in output
+    assert "cuda:" in output
 
 
 def test_instruction_set_follows_the_environment() -> None:
@@ -67,6 +68,6 @@ def test_thread_count_follows_the_environment_and_the_call() -> None:
 
 def test_implementations_are_listed() -> None:
     names = [each.name for each in pyloc_core.implementations("p3p")]
-    assert names == ["native", "reference"]
+    assert names == ["native", "cuda", "reference"]
     with pytest.raises(ValueError, match="did you mean 'p3p'"):
         pyloc_core.implementations("p3")
