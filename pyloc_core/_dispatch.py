@@ -144,14 +144,14 @@ def select(op: str, implementation: str | None, arrays: Mapping[str, Any]) -> st
     if implementation is None or implementation == "":
         if device == "cpu":
             return "native"
-        chosen = [each for each in implementations(op)[1:] if each.default]
-        if not device.startswith("cuda") or not chosen:
+        chosen = _gpu_default(op) if device.startswith("cuda") else None
+        if chosen is None:
             name = next(iter(arrays))
             raise ValueError(
                 f"{name} is on {device}: {op} has no implementation for that device in this build; "
                 f"move it with .cpu()"
             )
-        return chosen[0].name
+        return chosen
     _check_forced(op, implementation)
     if implementation in ("native", "reference") and device != "cpu":
         raise ValueError(f"{op}: {implementation!r} runs on the CPU, the arguments are on {device}")
@@ -162,6 +162,12 @@ def select(op: str, implementation: str | None, arrays: Mapping[str, Any]) -> st
             f"{op}: {implementation!r} takes CUDA tensors, the arguments are on the CPU"
         )
     return implementation
+
+
+@cache
+def _gpu_default(op: str) -> str | None:
+    """What runs CUDA tensors. Found once: it is asked for on every call, and files do not come and go."""
+    return next((each.name for each in implementations(op)[1:] if each.default), None)
 
 
 def _flat(arrays: Mapping[str, Any]) -> list[tuple[str, Any]]:
