@@ -19,6 +19,7 @@ from pyloc_core.ops.gated_attention import gated_attention
 from pyloc_core.ops.local_loss_maps import local_loss_maps
 from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.match import Matches, match
+from pyloc_core.ops.nre_loss import nre_loss
 from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
@@ -62,6 +63,7 @@ __all__ = [
     "loss_maps",
     "map_from_image",
     "match",
+    "nre_loss",
     "p3p",
     "pose_error",
     "quaternion_from_rotation",

@@ -71,20 +71,23 @@ class Levels:
 
     def check_status(self, status: int) -> None:
         """Raise what a kernel reported."""
-        kind, index = status % 8, status // 8
-        if kind == 0:
-            return
-        name = self.levels[index].name
-        if kind == _OUT_OF_MEMORY:
-            raise MemoryError("not enough memory for the working buffers of the correlation stream")
-        if kind == _DESCRIPTORS_NOT_FINITE:
-            raise ValueError(f"descriptors{name} holds NaN or infinite values")
-        if kind == _FEATURES_NOT_FINITE:
-            raise ValueError(f"features{name} holds NaN or infinite values")
-        raise ValueError(
-            "descriptors and features are too large: their products divided by the temperature may "
-            "leave the range of float32; scale them down"
-        )
+        raise_status(status % 8, self.levels[status // 8].name if status else "")
+
+
+def raise_status(kind: int, name: str = "") -> None:
+    """Raise what CorrelationStatus `kind` stands for; `name` follows the arguments' names."""
+    if kind == 0:
+        return
+    if kind == _OUT_OF_MEMORY:
+        raise MemoryError("not enough memory for the working buffers of the correlation stream")
+    if kind == _DESCRIPTORS_NOT_FINITE:
+        raise ValueError(f"descriptors{name} holds NaN or infinite values")
+    if kind == _FEATURES_NOT_FINITE:
+        raise ValueError(f"features{name} holds NaN or infinite values")
+    raise ValueError(
+        "descriptors and features are too large: their products divided by the temperature may "
+        "leave the range of float32; scale them down"
+    )
 
 
 def as_levels(descriptors: Any, features: Any, size: Any) -> Levels:

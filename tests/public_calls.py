@@ -98,6 +98,8 @@ def operator_calls() -> list[Call]:
         Call("loss_maps", _named("loss_maps"), pair),
         Call("local_loss_maps", _named("local_loss_maps"), matching, {"window": 8},
              per_point=("descriptors", "centers"), not_finite_allowed=("centers",)),
+        Call("nre_loss", _named("nre_loss"), {**pair, "targets": matching["centers"]},
+             per_point=("descriptors", "targets")),
         Call("p3p", _named("p3p"), p3p, per_point=("bearings", "points3d")),
         Call("estimate_pose", _over_maps(_named("estimate_pose")),
              {"maps": maps, "points3d": problem.points3d}, cam, per_point=("maps", "points3d")),

@@ -90,8 +90,7 @@ def refine_pose(
         raise ValueError("cam_from_world holds values too large to be a pose")
     threads = _arrays.thread_count(num_threads)
     options = _options(sigma_max, sigma_min, max_iterations, gain_ratio, min_decrease, compat)
-    args = camera_native_args(camera, maps.image_cells, maps.origin)
-    maps = maps.without_origin()
+    args = camera_native_args(camera, maps.size)
     run = _run_reference if _dispatch.use_reference("refine_pose", implementation) else _run_native
     pose, gains, covariance, found = run(maps, points.data, args, start, options, threads)
     estimate = _estimate(maps, pose, gains, covariance, found)
