@@ -1,0 +1,214 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parity with the recorded outputs of the published systems, and the runner that checks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import golden_parity
+
+SHARED = os.environ.get("PYLOC_SHARED")
+GOLDEN = Path(SHARED or "absent") / "golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="PYLOC_SHARED/golden is not there")
+# Selections of the normal run and of the slow one: full networks are slow.
+QUICK = ("s2dhm_ratio", "s2dnet")
+SLOW = ("s2dhm_4",)
+
+
+def assert_parity(prefixes: tuple[str, ...]) -> None:
+    rows = golden_parity.run(GOLDEN, prefixes)
+    assert rows, f"no case begins with {prefixes}"
+    missed = [row for row in rows if not row.ok]
+    assert not missed, "\n" + golden_parity.table(missed)
+
+
+@needs_golden
+@pytest.mark.parametrize("prefix", QUICK)
+def test_parity(prefix: str) -> None:
+    assert_parity((prefix,))
+
+
+@needs_golden
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", SLOW)
+def test_parity_of_full_networks(prefix: str) -> None:
+    assert_parity((prefix,))
+
+
+# The runner itself, on a folder of its own: a "golden.py" with the interface that the runner uses.
+FIXTURES = """
+import json
+import numpy as np
+
+def self_test():
+    pass
+
+def load_case(path):
+    with open(path) as file:
+        return json.load(file)
+
+def _values(spec):
+    return np.asarray(spec["digest"]["values"], float)
+
+def errors(expected, array):
+    a = np.asarray(array, float)
+    if list(a.shape) != expected["shape"]:
+        return "shape"
+    return {"values": np.abs(a - expected["values"]), "mean": 0.0, "std": 0.0}
+
+def check(case, outputs):
+    result = {}
+    for name, array in outputs.items():
+        spec = case["outputs"][name]
+        e = errors(spec["digest"], array)
+        ok = not isinstance(e, str) and bool((e["values"] <= spec["rtol"]).all())
+        result[name] = (ok, "made up")
+    return result
+"""
+SYSTEM = """
+def double(case, golden):
+    if case["seed"] == 13:
+        raise RuntimeError("the network fell over")
+    out = {"twice": [2.0 * v for v in case["input"]], "more": [0.0]}
+    return {k: v for k, v in out.items() if k not in case.get("without", ())}
+
+def shifted(case, golden):
+    return {"twice": [2.0 * v + 1e-3 for v in case["input"]]}
+
+CASES = {"double_*": double, "double_shifted_*": shifted}
+"""
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "systems").mkdir()
+    (tmp_path / "golden.py").write_text(FIXTURES)
+    (tmp_path / "systems" / "double.py").write_text(SYSTEM)
+    return tmp_path
+
+
+def add_case(folder: Path, name: str, rtol: float = 1e-6, off: float = 0.0, **more: Any) -> None:
+    values = [1.5, -2.0, 4.0]
+    expected = [2 * v + off for v in values]
+    outputs = {"twice": {"rtol": rtol, "digest": {"shape": [3], "values": expected}}}
+    case = {"case": name, "seed": 1, "input": values, "outputs": outputs, **more}
+    (folder / "cases" / f"{name}.json").write_text(json.dumps(case))
+
+
+def run(folder: Path, *prefixes: str) -> list[golden_parity.Row]:
+    return golden_parity.run(folder, prefixes, folder / "systems")
+
+
+def test_runner_accepts_and_measures(made: Path) -> None:
+    add_case(made, "double_s1")
+    add_case(made, "double_other_s77", seed=77)
+    add_case(made, "double_shifted_s1", rtol=1e-2)
+    rows = {row.case: row for row in run(made)}
+    assert all(row.ok for row in rows.values())
+    assert rows["double_s1"].error == 0
+    assert rows["double_shifted_s1"].error == pytest.approx(1e-3)
+    text = golden_parity.table(list(rows.values()))
+    assert "1.00e-03" in text and "3 cases, 3 rows, 0 cases missed" in text
+
+
+def test_runner_fails_on_a_miss_whatever_kind(made: Path) -> None:
+    add_case(made, "double_off", off=1e-3)
+    add_case(
+        made,
+        "double_shape",
+        outputs={"twice": {"rtol": 1, "digest": {"shape": [2], "values": [0, 0]}}},
+    )
+    add_case(made, "double_absent", without=["twice"])
+    add_case(made, "double_raises", seed=13)
+    rows = {row.case: row for row in run(made)}
+    assert not any(row.ok for row in rows.values())
+    assert rows["double_off"].error == pytest.approx(1e-3)
+    assert np.isinf(rows["double_shape"].error)
+    assert rows["double_absent"].message == "not computed"
+    assert "the network fell over" in rows["double_raises"].message
+    assert golden_parity.table(list(rows.values())).count("MISS") == 8
+
+
+def test_runner_fails_on_an_unknown_case_only_when_selected(made: Path) -> None:
+    add_case(made, "double_s1")
+    add_case(made, "newcomer_s1")
+    assert [row.message for row in run(made) if not row.ok] == ["unknown case"]
+    assert all(row.ok for row in run(made, "double"))
+    assert [row.case for row in run(made, "new", "double")] == ["double_s1", "newcomer_s1"]
+
+
+def test_runner_selects_nothing(made: Path) -> None:
+    add_case(made, "double_s1")
+    assert run(made, "s1", "oub") == []
+
+
+def test_exit_codes(made: Path, capsys: Any) -> None:
+    add_case(made, "nobody_knows_this_s1")
+    assert golden_parity.main([str(made), "absent"]) == 1
+    assert "nothing was selected" in capsys.readouterr().out
+    assert golden_parity.main([str(made)]) == 1
+    assert "unknown case" in capsys.readouterr().out
+    assert golden_parity.main([str(made / "cases")]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        golden_parity.main([])
+
+
+@needs_golden
+def test_program_on_a_copy_of_the_fixtures(tmp_path: Path, capsys: Any) -> None:
+    """The fixtures are read from the folder that is named, wherever it lies."""
+    for part in ("cases", "keys"):
+        shutil.copytree(GOLDEN / part, tmp_path / part)
+    shutil.copy(GOLDEN / "golden.py", tmp_path)
+    program = [sys.executable, str(Path(__file__).with_name("golden_parity.py"))]
+    good = subprocess.run(
+        [*program, str(tmp_path), "s2dhm_ratio"], capture_output=True, text=True, timeout=300
+    )
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "s2dhm_ratio_a_s1" in good.stdout and "2 cases" in good.stdout
+    path = tmp_path / "cases" / "s2dhm_ratio_b_s1.json"
+    case = json.loads(path.read_text())
+    case["outputs"]["match_valid"]["digest"]["values"][3] ^= 1
+    path.write_text(json.dumps(case))
+    assert golden_parity.main([str(tmp_path), "s2dhm_ratio"]) == 1
+    assert "MISS" in capsys.readouterr().out
+
+
+@needs_golden
+def test_other_seeds_and_factors_of_the_ratio_test(tmp_path: Path) -> None:
+    """Inputs come from the case file: another seed, shape and factor, digested by the plain formula."""
+    golden = golden_parity.load_module(GOLDEN / "golden.py", "golden_fixtures")
+    for part in ("cases", "keys"):
+        (tmp_path / part).mkdir()
+    shutil.copy(GOLDEN / "golden.py", tmp_path)
+    case = json.loads((GOLDEN / "cases" / "s2dhm_ratio_a_s1.json").read_text())
+    text = case["input"]["correlation"].replace("(40,24,32)", "(7,9,11)").replace("(40,)", "(7,)")
+    case["input"]["correlation"] = text.replace("0,24)", "0,9)").replace("0,32)", "0,11)")
+    case["input"]["factor"], case["seed"] = 0.05, 5
+    maps = golden.normal(5, "corr_a", (7, 9, 11), std=0.1, mean=0.5)
+    y, x = golden.integers(5, "py_a", (7,), 0, 9), golden.integers(5, "px_a", (7,), 0, 11)
+    maps[np.arange(7), y, x] = golden.uniform(5, "pk_a", (7,), 0.6, 1.3)
+    flat = np.sort(maps.reshape(7, -1), axis=1)[:, ::-1]
+    valid = 0.9**2 * flat[:, 0] >= flat[:, int(0.05 * 99) - 1]
+    best = maps.reshape(7, -1).argmax(1)
+    for name, value in {
+        "correlation": maps, "match_xy": np.stack([best % 11, best // 11], 1),
+        "match_valid": valid.astype(np.int64),
+    }.items():  # fmt: skip
+        case["outputs"][name]["digest"] = golden.digest(value)
+    assert 0 < valid.sum() < 7
+    (tmp_path / "cases" / "s2dhm_ratio_z_s5.json").write_text(json.dumps(case))
+    assert [row.ok for row in golden_parity.run(tmp_path)] == [True] * 3
