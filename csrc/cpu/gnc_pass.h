@@ -30,6 +30,7 @@ struct GncProblem {
   float *peak, *share;       // (N): pyloc/consensus.h
   PassSums* partial;         // (chunks)
   int num_threads;
+  bool published;  // project as the published program does
 };
 
 // Projections and pose Jacobians of the points of one chunk.
@@ -41,13 +42,20 @@ struct ChunkGeometry {
 constexpr double kNowhere = -1e6;  // a projection that touches no map
 
 // Pinhole and OpenCV models in SIMD; the formulas of pyloc/camera.h without its branches.
+template <bool kPublished>
 PYLOC_INLINE void project_pack(const Camera<PackD>& cam, const Vec3<PackD>& Xc, Vec2<PackD>& xy,
                                PackMask<double>& valid, PackD J[6]) {
-  valid = Xc.z > 0.0;
-  const PackD iz = PackD(1.0) / select(valid, Xc.z, PackD(1.0));
+  valid = kPublished ? Xc.z >= kPublishedNear : Xc.z > 0.0;
+  const PackD z = kPublished ? Xc.z + kPublishedDepthShift : Xc.z;
+  const PackD iz = PackD(1.0) / select(valid, z, PackD(1.0));
   const PackD u = Xc.x * iz, v = Xc.y * iz;
   PackD ud = u, vd = v, D[4] = {PackD(1.0), PackD(0.0), PackD(0.0), PackD(1.0)};
   if (cam.kind == kOpenCV) distort_opencv(cam.d, u, v, ud, vd, D);
+  if (kPublished && cam.kind == kOpenCV) {  // k1 alone enters the published derivative
+    const PackD zero(0.0), k1[8] = {cam.d[0], zero, zero, zero, zero, zero, zero, zero};
+    PackD unused_u, unused_v;
+    distort_opencv(k1, u, v, unused_u, unused_v, D);
+  }
   xy = {cam.fx * ud + cam.cx, cam.fy * vd + cam.cy};
   for (int r = 0; r < 2; ++r) {
     const PackD f = (r == 0 ? cam.fx : cam.fy) * iz;
@@ -90,8 +98,10 @@ inline void project_chunk(const GncProblem& problem, const Pose<double>& pose, s
     PackMask<double> valid;
     if (cam.kind == kFisheye)
       project_lanes(problem.camera, RX + t, xy, valid, J_point);
+    else if (problem.published)
+      project_pack<true>(cam, RX + t, xy, valid, J_point);
     else
-      project_pack(cam, RX + t, xy, valid, J_point);
+      project_pack<false>(cam, RX + t, xy, valid, J_point);
     // NaN fails these comparisons.
     valid = mask_and(
         valid, mask_and(mask_and(xy.x >= -reach, xy.x <= right), mask_and(xy.y >= -reach, xy.y <= bottom)));

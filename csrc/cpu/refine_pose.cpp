@@ -26,7 +26,8 @@ struct Workspace {
   Scratch<PassSums> partial;
 };
 
-GncProblem bind(const LossMapsView& maps, const Camera<double>& camera, Workspace& w, int num_threads) {
+GncProblem bind(const LossMapsView& maps, const Camera<double>& camera, Workspace& w, int num_threads,
+                bool published) {
   const std::int64_t padded = w.chunks * kMapsPerChunk;
   double* X = w.points.data();
   return {&maps,
@@ -39,7 +40,8 @@ GncProblem bind(const LossMapsView& maps, const Camera<double>& camera, Workspac
           w.evidence.data(),
           w.evidence.data() + maps.count,
           w.partial.data(),
-          num_threads};
+          num_threads,
+          published};
 }
 
 // Points as a structure of arrays (padding: behind every camera's reach, weight 0), rows of blocks, evidence.
@@ -149,6 +151,7 @@ void judge(const GncProblem& problem, const Pose<double>& pose, double* gains, R
 
 // The optimisation runs in a frame whose origin is the start's camera centre: with coordinates far from
 // zero (5e6 and a few metres of scene) rotation and translation are otherwise one direction in float64.
+// The published damping is tied to the world's origin.
 Vec3<double> frame_origin(const Pose<double>& start) {
   const Vec3<double> c = transpose(start.R) * start.t * -1.0;
   const bool fits = abs_(c.x) < 1e150 && abs_(c.y) < 1e150 && abs_(c.z) < 1e150;
@@ -159,15 +162,16 @@ bool refine(const LossMapsView& maps, const double* points, const Camera<double>
             const GncOptions& options, int num_threads, double* gains, RefinePoseResult* result) {
   Workspace w(maps);
   if (!w) return false;
-  const GncProblem problem = bind(maps, camera, w, num_threads);
+  const bool published = options.published != 0;
+  const GncProblem problem = bind(maps, camera, w, num_threads, published);
   Pose<double> pose = load_pose<double>(start);
-  const Vec3<double> origin = frame_origin(pose);
+  const Vec3<double> origin = published ? Vec3<double>{0.0, 0.0, 0.0} : frame_origin(pose);
   prepare(problem, points, origin);
   pose.t = transform(pose, origin);
   double* energies = w.energies.data();
   double sigma = options.sigma_min;
   result->reason = kGncNotRun;
-  if (count_usable(problem) >= kMinUsable)
+  if (published || count_usable(problem) >= kMinUsable)
     pose = optimise(problem, pose, options, energies, energies + w.chunks * kMapsPerChunk, sigma, result);
   judge(problem, pose, gains, result);
   if (!pose_covariance(problem, pose, sigma, result->covariance, &result->dispersion)) return false;
@@ -184,7 +188,7 @@ bool assemble(const LossMapsView& maps, const double* points, const Camera<doubl
               const double* pose, double sigma, int num_threads, std::int64_t repeats, double* sums) {
   Workspace w(maps);
   if (!w) return false;
-  const GncProblem problem = bind(maps, camera, w, num_threads);
+  const GncProblem problem = bind(maps, camera, w, num_threads, false);
   prepare(problem, points, Vec3<double>{0.0, 0.0, 0.0});
   const Pose<double> cam_from_world = load_pose<double>(pose);
   for (std::int64_t r = 0; r < repeats; ++r) {

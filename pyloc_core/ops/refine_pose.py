@@ -22,7 +22,9 @@ _REASONS = (
     "no live cell lies near any projection",
     "not refined",
 )
+_STALLED = 1
 _MIN_USABLE = 4  # pyloc::kMinUsable
+_FISHEYE, _AFTER_P2 = 2.0, 9  # of the camera's 13 numbers: its kind, where k3 begins
 
 
 def refine_pose(
@@ -57,8 +59,10 @@ def refine_pose(
         max_iterations: bound on steps over all sigmas.
         gain_ratio, min_decrease: sigma advances when a step's decrease is at most `gain_ratio` times
             the sum of the maps' absolute changes (Zach and Bourmaud 2018), or below `min_decrease`.
-        compat: "published" reproduces the control flow of the published program: sigma = 1 twice,
-            energies of two sigmas compared when sigma changes, damping by the identity until 1e7.
+        compat: "published" reproduces the published program: sigma = 1 twice, energies of two sigmas
+            compared when sigma changes, damping by the identity until 1e7 (give a large
+            `max_iterations`, it has no bound), depths below 1e-4 left out, k1 alone in the distortion's
+            derivative, a result that depends on the world's origin. For distortion by k1, k2, p1, p2.
         num_threads: threads; the result does not depend on it.
         implementation: "native" or "reference" (torch, float64).
 
@@ -91,9 +95,15 @@ def refine_pose(
     threads = _arrays.thread_count(num_threads)
     options = _options(sigma_max, sigma_min, max_iterations, gain_ratio, min_decrease, compat)
     args = camera_native_args(camera, maps.size)
+    if options[5] and (args[0] == _FISHEYE or any(args[_AFTER_P2:])):
+        raise ValueError('compat="published" knows distortion by k1, k2, p1 and p2 alone')
     run = _run_reference if _dispatch.use_reference("refine_pose", implementation) else _run_native
     pose, gains, covariance, found = run(maps, points.data, args, start, options, threads)
-    estimate = _estimate(maps, pose, gains, covariance, found)
+    if options[5] and found.reason == _STALLED:
+        stopped = "stopped when the damping reached 1e7"
+    else:
+        stopped = _REASONS[found.reason]
+    estimate = _estimate(maps, pose, gains, covariance, found, stopped)
     is_torch = _arrays.is_torch(cam_from_world)
     return _finished(estimate, points, is_torch, time.perf_counter() - begin)
 
@@ -186,11 +196,15 @@ def _run_reference(
 
 
 def _estimate(
-    maps: LossMaps, pose: np.ndarray, gains: np.ndarray, covariance: np.ndarray, found: _Found
+    maps: LossMaps,
+    pose: np.ndarray,
+    gains: np.ndarray,
+    covariance: np.ndarray,
+    found: _Found,
+    stopped: str,
 ) -> PoseEstimate:
     count, gain = len(maps), float(gains.sum())
     success = found.success
-    stopped = _REASONS[found.reason]
     if count == 0:
         reason = "no points"
     elif found.usable < _MIN_USABLE:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_REJECTIONS = 5
 MIN_LAMBDA = 1e-8
 MIN_DISPERSION = 0.05
+# Published program: nearest depth that counts, and what it adds to every depth.
+PUBLISHED_NEAR, PUBLISHED_DEPTH_SHIFT = 1e-4, 1e-8
 CONVERGED, STALLED, MAX_ITERATIONS, NO_SUPPORT, NOT_RUN = range(5)
 
 
@@ -58,8 +60,13 @@ class Refined(NamedTuple):
 
 
 def schedule(sigma_max: float, sigma_min: float, published: bool = False) -> list[float]:
-    """sigma_max, the powers of two below it down to 1, tenths, sigma_min (published: 1 stands twice)."""
+    """sigma_max, the powers of two below it down to 1, tenths, sigma_min.
+
+    The published list holds multiples of 1024 up to 11264 above 512, and 1 twice.
+    """
     powers = [2.0**k for k in range(40, -1, -1)]
+    if published:
+        powers = [1024.0 * k for k in range(11, 0, -1)] + [2.0**k for k in range(9, -1, -1)]
     tenths = [0.1 * k for k in range(10 if published else 9, 1 if published else 0, -1)]
     tolerance = 1e-9
     if published:
@@ -81,6 +88,31 @@ def geometry(
 
     J = torch.func.jacfwd(projections)(torch.zeros(6, dtype=torch.float64))
     xy, valid = cameras.project(camera, cameras.transform(cam_from_world, points3d))
+    usable = valid & torch.isfinite(xy).all(-1) & torch.isfinite(J).all(-1).all(-1)
+    return torch.where(usable[:, None], xy, 0.0), usable, torch.where(usable[:, None, None], J, 0.0)
+
+
+def published_geometry(
+    camera: tuple[float, ...], cam_from_world: Tensor, points3d: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`geometry` of the published program: depth below 1e-4 counts as behind, 1e-8 is added to it, and of
+    the distortion (k1, k2, p1, p2) only k1 enters the Jacobian."""
+    _, fx, fy, _, _, k1, *_ = camera
+    RX = points3d @ cam_from_world[:, :3].T
+    local = RX + cam_from_world[:, 3]
+    valid = local[:, 2] >= PUBLISHED_NEAR
+    z = local[:, 2].clamp_min(PUBLISHED_NEAR) + PUBLISHED_DEPTH_SHIFT
+    u, v = local[:, 0] / z, local[:, 1] / z
+    xy, _ = cameras.project(camera, torch.stack([u, v, torch.ones_like(u)], -1))
+    zero, one = torch.zeros_like(u), torch.ones_like(u)
+    across = 2 * k1 * u * v
+    slope = [1 + k1 * (3 * u * u + v * v), across, across, 1 + k1 * (u * u + 3 * v * v)]
+    D = torch.stack(slope, -1).reshape(-1, 2, 2)
+    by_point = torch.stack([one, zero, -u, zero, one, -v], -1).reshape(-1, 2, 3) / z[:, None, None]
+    x, y, w = RX.unbind(-1)
+    turn = torch.stack([zero, w, -y, -w, zero, x, y, -x, zero], -1).reshape(-1, 3, 3)
+    by_pose = torch.cat([turn, torch.eye(3, dtype=turn.dtype).expand(len(turn), 3, 3)], -1)
+    J = torch.tensor([[fx], [fy]], dtype=turn.dtype) * (D @ by_point @ by_pose)
     usable = valid & torch.isfinite(xy).all(-1) & torch.isfinite(J).all(-1).all(-1)
     return torch.where(usable[:, None], xy, 0.0), usable, torch.where(usable[:, None, None], J, 0.0)
 
@@ -164,12 +196,23 @@ class Control:
 
 
 def optimise(
-    maps: LossMaps, points3d: Tensor, camera: tuple[float, ...], pose: Tensor, options: Options
+    maps: LossMaps,
+    points3d: Tensor,
+    camera: tuple[float, ...],
+    pose: Tensor,
+    options: Options,
+    trajectory: list[tuple[Tensor, float]] | None = None,
 ) -> tuple[Tensor, float, float, Control]:
-    """Pose, last sigma, energy there, and the control's final state."""
+    """Pose, last sigma, energy there, and the control's final state.
+
+    `trajectory` receives every pose that was taken, the start included, with the sigma in use from then on.
+    """
     sigmas = schedule(options.sigma_max, options.sigma_min, options.published)
     control = Control(options, len(sigmas))
-    xy, valid, J = geometry(camera, pose, points3d)
+    look = published_geometry if options.published else geometry
+    trajectory = [] if trajectory is None else trajectory
+    trajectory.append((pose, sigmas[0]))
+    xy, valid, J = look(camera, pose, points3d)
     sums = map_sums(maps, xy, valid, sigmas[0])
     energies = sums.energy
     while not control.done:
@@ -185,13 +228,14 @@ def optimise(
             again = control.rejected(math.inf)
         else:
             trial = cameras.left_update(pose, step[0])
-            t_xy, t_valid, t_J = geometry(camera, trial, points3d)
+            t_xy, t_valid, t_J = look(camera, trial, points3d)
             t_sums = map_sums(maps, t_xy, t_valid, sigmas[control.level])
             change = energies - t_sums.energy
             if float(change.sum()) > 0:
                 pose, xy, valid, J, sums = trial, t_xy, t_valid, t_J, t_sums
                 energies = sums.energy
                 again = control.accepted(float(change.sum()), float(change.abs().sum()))
+                trajectory.append((pose, sigmas[control.level]))
             else:
                 again = control.rejected(step[1])
         if not control.done and control.iterations >= options.max_iterations:
@@ -245,17 +289,18 @@ def refine_pose(
 ) -> Refined:
     """Points (N, 3) float64, camera: 13 numbers in map cells, start (3, 4).
 
-    Runs in a frame whose origin is the start's camera centre, for coordinates far from zero.
+    Runs in a frame whose origin is the start's camera centre, for coordinates far from zero. The published
+    program does not (its damping depends on the origin), and needs no usable map to begin.
     """
     R, t = cam_from_world[:, :3], cam_from_world[:, 3]
     origin = -R.T @ t
-    if not (origin.abs() < 1e150).all():
+    if options.published or not (origin.abs() < 1e150).all():
         origin = torch.zeros_like(origin)
     points = points3d - origin
     pose = torch.cat([R, (R @ origin + t)[:, None]], 1)
     sigma, energy, control = options.sigma_min, 0.0, Control(options, 1)
     control.reason = NOT_RUN
-    if int(map_evidence(maps)[2].sum()) >= MIN_USABLE:
+    if options.published or int(map_evidence(maps)[2].sum()) >= MIN_USABLE:
         pose, sigma, energy, control = optimise(maps, points, camera, pose, options)
     xy, valid, J = geometry(camera, pose, points)
     C, dispersion = covariance(J, map_sums(maps, xy, valid, sigma))

@@ -28,6 +28,8 @@ TEST(Gnc, Schedule) {
   expect_near(schedule(3.0, 0.65), {3.0, 2.0, 1.0, 0.9, 0.8, 0.7, 0.65});
   expect_near(schedule(0.6, 0.6), {0.6});
   expect_near(schedule(2.0, 0.6, true), {2.0, 1.0, 1.0, 0.9, 0.8, 0.7, 0.6});
+  expect_near(schedule(3000.0, 400.0, true), {2048.0, 1024.0, 512.0});
+  EXPECT_EQ(schedule(11264.0, 0.2, true).size(), 30u);
   EXPECT_LE(schedule(1e4, 0.01).size(), std::size_t(pyloc::kMaxSigmas));
 }
 

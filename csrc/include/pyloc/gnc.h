@@ -59,17 +59,25 @@ constexpr int kMaxSigmas = 64;
 constexpr int kMaxRejections = 5;
 constexpr double kMinLambda = 1e-8;
 constexpr double kPublishedMaxLambda = 1e7;
+// The published program drops points nearer than this, adds the shift to every depth, and derives the
+// distortion (k1, k2, p1, p2) as if it were k1 alone.
+constexpr double kPublishedNear = 1e-4;
+constexpr double kPublishedDepthShift = 1e-8;
 constexpr double kTwoPi = 6.283185307179586;
 
 // sigma_max, the powers of two below it down to 1, then tenths, then sigma_min; returns the count. The
-// published list holds 1 twice and only its own values (16 ... 1, 1, 0.9 ... 0.2).
+// published list holds 1 twice and only its own values (11264, 10240 ... 1024, 512, 256 ... 1, 1, 0.9 ...
+// 0.2).
 PYLOC_HD inline int gnc_schedule(double sigma_max, double sigma_min, bool published, double* sigmas) {
   const double tolerance = 1e-9;
   int count = 0;
   if (!published) sigmas[count++] = sigma_max;
+  for (int k = 11; published && k >= 1; --k) {
+    const double s = 1024.0 * k;
+    if (s <= sigma_max + tolerance && s >= sigma_min - tolerance) sigmas[count++] = s;
+  }
   double power = 1.0;
-  while (2.0 * power < sigma_max * (1.0 - tolerance) || (published && 2.0 * power <= sigma_max + tolerance))
-    power *= 2.0;
+  while (published ? power < 512.0 : 2.0 * power < sigma_max * (1.0 - tolerance)) power *= 2.0;
   for (; power >= 1.0 && count < kMaxSigmas - 16; power *= 0.5) {
     const bool below = published ? power <= sigma_max + tolerance : power < sigma_max - tolerance;
     if (below && power >= sigma_min - tolerance) sigmas[count++] = power;
