@@ -26,6 +26,7 @@ from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
 from pyloc_core.pose import (
     PoseEstimate,
+    PoseEstimates,
     camera_center,
     compose_poses,
     inverse_pose,
@@ -47,6 +48,7 @@ __all__ = [
     "MissingExtra",
     "P3PSolutions",
     "PoseEstimate",
+    "PoseEstimates",
     "build_info",
     "camera_center",
     "compose_poses",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,6 +72,7 @@ class PoseEstimate:
         timings: Mapping[str, float] | None = None,
         num_usable: int = 0,
         num_consistent: int = 0,
+        iterations: int = 0,
     ) -> PoseEstimate:
         """No answer: a finite placeholder pose, infinite covariance, and the reason."""
         pose = identity_pose() if cam_from_world is None else cam_from_world
@@ -83,11 +84,92 @@ class PoseEstimate:
             gain=0.0,
             inlier_probability=np.zeros(num_points),
             covariance=np.full((6, 6), np.inf),
-            iterations=0,
+            iterations=iterations,
             timings=dict(timings or {}),
             num_usable=num_usable,
             num_consistent=num_consistent,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class PoseEstimates:
+    """The poses of B problems, as arrays: what a batch returns.
+
+    Tensors on a device stay there: nothing but `[i]`, iteration, `reasons` and `cpu()` waits for it.
+
+    Attributes:
+        cam_from_world: (B, 3, 4) float64, finite even without success.
+        success: (B,) bool, whether the pose can be used.
+        status: (B,) int32, why the operator stopped; 0 is the good end. `reasons` says it in words.
+        cost, gain, energy: (B,) float64, as in PoseEstimate.
+        covariance: (B, 6, 6) float64, infinite where it is not known.
+        iterations, num_usable, num_consistent: (B,) int32.
+        inlier_probability: (N,) float64, of the points of all problems.
+        problem_ptr: (B + 1,) int64; points problem_ptr[b]:problem_ptr[b + 1] belong to problem b.
+        messages: the reason for every status, with the names of the numbers above in braces;
+            {num_points} is the number of points of the problem.
+    """
+
+    cam_from_world: Any
+    success: Any
+    status: Any
+    cost: Any
+    gain: Any
+    energy: Any
+    covariance: Any
+    iterations: Any
+    num_usable: Any
+    num_consistent: Any
+    inlier_probability: Any
+    problem_ptr: Any
+    messages: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return int(self.cam_from_world.shape[0])
+
+    def __getitem__(self, index: int) -> PoseEstimate:
+        """Problem `index`, on the host. Waits for the device."""
+        b = range(len(self))[index]
+        begin, end = (int(v) for v in self.problem_ptr[b : b + 2])
+        return PoseEstimate(
+            cam_from_world=_on_host(self.cam_from_world[b]),
+            success=bool(self.success[b]),
+            reason=self._reason(b, end - begin),
+            cost=float(self.cost[b]),
+            gain=float(self.gain[b]),
+            inlier_probability=_on_host(self.inlier_probability[begin:end]),
+            covariance=_on_host(self.covariance[b]),
+            iterations=int(self.iterations[b]),
+            energy=float(self.energy[b]),
+            num_usable=int(self.num_usable[b]),
+            num_consistent=int(self.num_consistent[b]),
+        )
+
+    def __iter__(self) -> Iterator[PoseEstimate]:
+        host = self.cpu()
+        return (host[b] for b in range(len(host)))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why every problem stopped. Waits for the device."""
+        host = self.cpu()
+        points = np.diff(np.asarray(host.problem_ptr))
+        return [host._reason(b, int(points[b])) for b in range(len(host))]
+
+    def cpu(self) -> PoseEstimates:
+        """The same in host memory; tensors stay tensors. Waits for the device."""
+        arrays = {k: v for k, v in self.__dict__.items() if k != "messages"}
+        return replace(self, **{k: _on_host(v) for k, v in arrays.items()})
+
+    def _reason(self, b: int, num_points: int) -> str:
+        numbers = {
+            k: int(getattr(self, k)[b]) for k in ("iterations", "num_usable", "num_consistent")
+        }
+        return self.messages[int(self.status[b])].format(num_points=num_points, **numbers)
+
+
+def _on_host(array: Any) -> Any:
+    return array if isinstance(array, np.ndarray) else array.cpu()
 
 
 def identity_pose() -> npt.NDArray[np.float64]:

@@ -42,6 +42,18 @@ def sampling_options(
     return int(iterations or 0), float(confidence), int(seed)
 
 
+def reason_messages(what: str) -> tuple[str, ...]:
+    """Why a consensus loop ended, by status; `what` voted ("usable maps", "matches")."""
+    return (
+        f"converged: {{num_consistent}} of {{num_usable}} {what} agree after {{iterations}} triplets",
+        f"too few {what}: {{num_usable}}, at least 4 are needed",
+        "no pose: all {iterations} triplets were degenerate",
+        f"only {{num_consistent}} of {{num_usable}} {what} agree with the best pose, which could be "
+        "chance",
+        f"the {{num_consistent}} {what} that agree do not fix the pose",
+    )
+
+
 def estimate_from(
     found: dict[str, Any],
     what: str,
@@ -50,35 +62,33 @@ def estimate_from(
     covariance: npt.NDArray[np.float64],
     starts: npt.NDArray[np.float64],
 ) -> PoseEstimate:
-    """From the native or reference outcome `found`; `what` voted ("usable maps", "matches")."""
+    """From the native or reference outcome `found`; `what` voted."""
     status = found["status"]
     timings = dict(zip(stages, found["seconds"]))
     usable, consistent = int(found["num_usable"]), int(found["num_consistent"])
-    reasons = (
-        f"converged: {consistent} of {usable} {what} agree after {found['iterations']} triplets",
-        f"too few {what}: {usable}, at least 4 are needed",
-        f"no pose: all {found['iterations']} triplets were degenerate",
-        f"only {consistent} of {usable} {what} agree with the best pose, which could be chance",
-        f"the {consistent} {what} that agree do not fix the pose",
+    iterations = int(found["iterations"])
+    reason = reason_messages(what)[status].format(
+        num_usable=usable, num_consistent=consistent, iterations=iterations
     )
     if status in (1, 2):
         return PoseEstimate.failed(
-            reasons[status],
+            reason,
             len(probability),
             cam_from_world=starts[0].copy() if len(starts) else None,
             cost=found["cost"],
             timings=timings,
             num_usable=usable,
+            iterations=iterations,
         )
     return PoseEstimate(
         cam_from_world=np.array(found["cam_from_world"]).reshape(3, 4),
         success=status == 0,
-        reason=reasons[status],
+        reason=reason,
         cost=found["cost"],
         gain=found["gain"],
         inlier_probability=probability,
         covariance=covariance if status == 0 else np.full((6, 6), np.inf),
-        iterations=int(found["iterations"]),
+        iterations=iterations,
         timings=timings,
         num_usable=usable,
         num_consistent=consistent,
