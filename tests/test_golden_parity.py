@@ -23,8 +23,8 @@ SHARED = os.environ.get("PYLOC_SHARED")
 GOLDEN = Path(SHARED or "absent") / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="PYLOC_SHARED/golden is not there")
 # Selections of the normal run and of the slow one: full networks are slow.
-QUICK = ("s2dhm_ratio", "s2dnet")
-SLOW = ("s2dhm_4",)
+QUICK = ("s2dhm_ratio", "s2dnet", "nre_maps", "nre_local", "nre_gnc", "nre_sizes")
+SLOW = ("s2dhm_4", "nre_net")
 
 
 def assert_parity(prefixes: tuple[str, ...]) -> None:
