@@ -200,17 +200,21 @@ def as_camera(camera: Any) -> Camera:
     )
 
 
-def camera_native_args(camera: Any, size: Size | None = None) -> tuple[float, ...]:
+def camera_native_args(
+    camera: Any, size: Size | None = None, origin: tuple[int, int] = (0, 0)
+) -> tuple[float, ...]:
     """The 13 numbers of pyloc::Camera: kind, fx, fy, cx, cy, and 8 distortion slots.
 
     Args:
         camera: anything `as_camera` takes, in image pixels, or a (3, 3) K in map coordinates, which
             is used as it is.
-        size: (H, W) of the map whose cells are the unit; None keeps image pixels.
+        size: (H, W) in cells that the image covers on the map; None keeps image pixels.
+        origin: map point (x0, y0) of the array's first cell: projections come out relative to it.
     """
+    x0, y0 = origin
     if not isinstance(camera, (Camera, Mapping)) and not hasattr(camera, "params"):
         fx, fy, cx, cy = _pinhole_values(camera)
-        return (_PINHOLE, fx, fy, cx, cy) + (0.0,) * 8
+        return (_PINHOLE, fx, fy, cx - x0, cy - y0) + (0.0,) * 8
     camera = as_camera(camera)
     named = camera._named()
     fisheye = "FISHEYE" in camera.model
@@ -224,4 +228,4 @@ def camera_native_args(camera: Any, size: Size | None = None) -> tuple[float, ..
         height, width = check_size(size)
         sx, sy = width / camera.width, height / camera.height
         fx, fy, cx, cy = fx * sx, fy * sy, cx * sx - 0.5, cy * sy - 0.5
-    return (kind, fx, fy, cx, cy) + distortion + (0.0,) * (8 - len(distortion))
+    return (kind, fx, fy, cx - x0, cy - y0) + distortion + (0.0,) * (8 - len(distortion))

@@ -16,6 +16,7 @@ from pyloc_core.maps_layout import (
     Array,
     MaxEntries,
     check_entries,
+    check_frame,
     check_log_cardinality,
     check_size,
     default_log_cardinality,
@@ -27,8 +28,8 @@ from pyloc_core.maps_layout import (
 
 
 class Peaks(NamedTuple):
-    """The best cell of every map: `xy` (N, 2) int32 (column, row) in map coordinates, `loss` and
-    `gain` (N,) float32 in nats. A map without entries has xy = (-1, -1) and gain 0."""
+    """The best cell of every map: `xy` (N, 2) int32 (x, y) in map coordinates, `loss` and `gain`
+    (N,) float32 in nats. A map without entries has gain 0 and xy = (-1, -1)."""
 
     xy: Any
     loss: Any
@@ -40,16 +41,21 @@ class LossMaps:
 
     Fields (NumPy, read-only, shared with the native code):
       row_ptr  (N + 1,) int64: the entries of map n are `row_ptr[n]:row_ptr[n + 1]`
-      xy       (nnz, 2) int16: column and row in map coordinates, sorted by row, then column
+      xy       (nnz, 2) int16: column and row of the array, sorted by row, then column
       gain     (nnz,) float32: `ln|O| - L`, nats, positive
       size     (H, W): cells of the full map, at most 32000 a side
-      window   (h, w): extent of each map's array; origins (N, 2) int32 or None: map point (x0, y0)
-               of a window's first cell, None for full maps
+      window   (h, w): extent of each map's array; origins (N, 2) int32 or None: column and row of
+               a window's first cell, None for full maps
+      origin   (x0, y0): map point of cell [0, 0]; negative for maps padded beyond the image
+      image_cells (H, W): the cells from map point (0, 0) on that the image covers. `size` unless
+               there is an origin; then, unless given, the image lies in the middle of the map
       log_cardinality: ln|O|
       flat_gain (N,) float32: gain that a map without preference would have in its window
-    The centre of cell [row, col] is the integer point (x = col, y = row). The value at a point is
-    `ln|O|` minus the bilinearly interpolated gain; cells that are not stored, and everything
-    outside the map, count as `ln|O|`. Pickling, `==` and in-place changes are not offered.
+    The centre of cell [row, col] is the integer point (x = col + x0, y = row + y0). The value at a
+    point is `ln|O|` minus the bilinearly interpolated gain; cells that are not stored, and
+    everything outside the map, count as `ln|O|`. Methods take and give map points; a camera in
+    image pixels is brought to them through `image_cells`. Pickling, `==` and in-place changes are
+    not offered.
 
     Methods that return arrays return the kind (NumPy or torch) of the array they were given, or
     of the arrays the maps were made from.
@@ -66,6 +72,8 @@ class LossMaps:
     origins: Array | None
     log_cardinality: float
     flat_gain: Array
+    origin: tuple[int, int] = (0, 0)
+    _image_cells: tuple[int, int] | None = None
     _like: tuple[_arrays.ArrayIn, ...]
 
     def __init__(
@@ -79,6 +87,8 @@ class LossMaps:
         window: tuple[int, int] | None = None,
         origins: Any = None,
         flat_gain: Any = None,
+        origin: tuple[int, int] = (0, 0),
+        image_cells: tuple[int, int] | None = None,
     ) -> None:
         size = check_size(size, "size")
         window = size if window is None else check_size(window, "window")
@@ -101,6 +111,7 @@ class LossMaps:
             log_cardinality = default_log_cardinality(size)
         cardinality = check_log_cardinality(log_cardinality)
         self._set(row_ptr, xy, gain, size, window, origins, cardinality, flat, ())
+        self._place(origin, image_cells)
 
     def _set(
         self, row_ptr: Array, xy: Array, gain: Array, size: tuple[int, int], window: tuple[int, int],
@@ -130,6 +141,27 @@ class LossMaps:
         rows.compress(_arrays.pointer(row_ptr), _arrays.pointer(xy), _arrays.pointer(gain))
         return cls._make(row_ptr, xy, gain, *rest)
 
+    def _place(self, origin: Any, image_cells: Any) -> LossMaps:
+        """Sets where the array lies over the image; for new maps only."""
+        self.origin, self._image_cells = check_frame(origin, image_cells, self.size)
+        return self
+
+    @property
+    def image_cells(self) -> tuple[int, int]:
+        return self._image_cells or self.size
+
+    def without_origin(self) -> LossMaps:
+        """The same maps in the coordinates of their array: origin (0, 0), image as large as the map."""
+        if self.origin == (0, 0) and self.image_cells == self.size:
+            return self
+        return self._make(
+            self.row_ptr, self.xy, self.gain, self.size, self.window, self.origins,
+            self.log_cardinality, self.flat_gain, self._like,
+        )  # fmt: skip
+
+    def _in_array(self, points: Array) -> Array:
+        return points if self.origin == (0, 0) else points - np.array(self.origin, np.float64)
+
     @classmethod
     def from_dense(
         cls,
@@ -138,14 +170,17 @@ class LossMaps:
         log_cardinality: float | None = None,
         origins: Any = None,
         size: tuple[int, int] | None = None,
+        origin: tuple[int, int] = (0, 0),
+        image_cells: tuple[int, int] | None = None,
         max_entries: MaxEntries = "all",
         num_threads: int | None = None,
     ) -> LossMaps:
         """Sparse form of dense loss maps (N, h, w), in nats; infinite losses are not live.
 
         A cell is live where its loss is below `log_cardinality` rounded to the maps' dtype
-        (default ln(1 + H W) of the full size). `origins` (N, 2) integers (x0, y0) place windows
-        in a full map of `size` (H, W); cells that fall outside it are left out. `max_entries`
+        (default ln(1 + H W) of the full size). `origins` (N, 2) integers (column, row) place windows
+        in a full map of `size` (H, W); cells that fall outside it are left out. `origin` and
+        `image_cells` say where the full map lies over the image, as in LossMaps. `max_entries`
         bounds the entries per map, least informative dropped first (equal gains: the later
         cell); None is the package's default of 256, "all" keeps everything.
         """
@@ -172,7 +207,8 @@ class LossMaps:
         if status == 2:
             raise ValueError("maps must not hold NaN, -inf, or losses below the range of float32")
         flat = np.zeros(count, np.float32)
-        return cls._from_rows(rows, count, size, window, origins, cardinality, flat, (dense,))
+        made = cls._from_rows(rows, count, size, window, origins, cardinality, flat, (dense,))
+        return made._place(origin, image_cells)
 
     # ------------------------------------------------------------------ reading
 
@@ -186,8 +222,9 @@ class LossMaps:
     def argmin(self) -> Peaks:
         """Best cell of every map, the first one in storage order when several are equal."""
         xy, gain = self._peaks
+        xy = xy + np.array(self.origin, np.int32) * (gain > 0)[:, None]
         loss = np.float32(self.log_cardinality) - gain
-        return Peaks(*(_arrays.like(a, *self._like) for a in (xy.copy(), loss, gain.copy())))
+        return Peaks(*(_arrays.like(a, *self._like) for a in (xy, loss, gain.copy())))
 
     @property
     def peak_gain(self) -> Array:
@@ -220,8 +257,9 @@ class LossMaps:
                 f"xy must have shape ({len(self)}, 2) or (M, {len(self)}, 2), got {points.shape}"
             )
         out = np.empty(points.shape[:-1])
+        inside = self._in_array(points.data)
         _native.maps_evaluate(
-            self.native_args(), _arrays.pointer(points.data), 1 if out.ndim == 1 else len(out),
+            self.native_args(), _arrays.pointer(inside), 1 if out.ndim == 1 else len(out),
             compat is not None, _arrays.thread_count(num_threads), _arrays.pointer(out),
         )  # fmt: skip
         return _arrays.like(out, points)
@@ -244,8 +282,9 @@ class LossMaps:
         if extent.size not in (1, 2) or not (np.isfinite(extent).all() and (extent > 0).all()):
             raise ValueError(f"window must be positive and finite cells, got {window!r}")
         out = np.empty(len(self))
+        inside = self._in_array(points.data)
         _native.maps_mass(
-            self.native_args(), _arrays.pointer(points.data), float(extent[-1]), float(extent[0]),
+            self.native_args(), _arrays.pointer(inside), float(extent[-1]), float(extent[0]),
             _arrays.thread_count(num_threads), _arrays.pointer(out),
         )  # fmt: skip
         return _arrays.like(out, points)
@@ -278,21 +317,21 @@ class LossMaps:
         )  # fmt: skip
         origins = None if self.origins is None else self.origins[rows]
         flat = self.flat_gain[rows]
-        return self._make(
+        taken = self._make(
             row_ptr, xy, gain, self.size, self.window, origins, self.log_cardinality, flat,
             self._like,
         )  # fmt: skip
+        return taken._place(self.origin, self.image_cells)
 
     @classmethod
     def concatenate(cls, parts: Sequence[LossMaps]) -> LossMaps:
-        """All maps of `parts`, in order; sizes, windows and ln|O| must agree."""
+        """All maps of `parts`, in order; sizes, windows, origin and ln|O| must agree."""
         parts = list(parts)
         if not parts or not all(isinstance(part, LossMaps) for part in parts):
             raise TypeError(f"parts must be at least one LossMaps, got {parts!r}")
         first = parts[0]
         for part in parts:
-            same = (part.size, part.window, part.log_cardinality, part.origins is None)
-            if same != (first.size, first.window, first.log_cardinality, first.origins is None):
+            if part._shape_of() != first._shape_of():
                 raise ValueError(f"parts differ in size, window or ln|O|: {part!r} and {first!r}")
         counts = np.concatenate([part.entries_per_map for part in parts])
         row_ptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
@@ -301,10 +340,15 @@ class LossMaps:
             np.concatenate([getattr(part, name) for part in parts])
             for name in ("xy", "gain", "flat_gain")
         )
-        return cls._make(
+        joined = cls._make(
             row_ptr, xy, gain, first.size, first.window,
             np.concatenate(origins) if origins else None, first.log_cardinality, flat, first._like,
         )  # fmt: skip
+        return joined._place(first.origin, first.image_cells)
+
+    def _shape_of(self) -> tuple[Any, ...]:
+        placed = (self.origin, self.image_cells, self.origins is None)
+        return self.size, self.window, self.log_cardinality, *placed
 
     def to(self, device: Any) -> Any:
         """The maps as tensors on a torch device: DeviceLossMaps. Imports torch."""
@@ -335,6 +379,7 @@ class LossMaps:
     def __repr__(self) -> str:
         (h, w), (rows, columns) = self.size, self.window
         window = "" if self.origins is None else f", windows {rows} x {columns}"
+        window += "" if self.origin == (0, 0) else f", origin {self.origin}"
         return (
             f"LossMaps({len(self)} maps of {h} x {w}{window}, {len(self.gain)} entries, "
             f"ln|O| = {self.log_cardinality:.4f}, {self.nbytes / 1e6:.2f} MB)"

@@ -21,14 +21,15 @@ class DeviceLossMaps:
 
     Attributes:
         row_ptr: (N + 1,) int64; the entries of map n are `row_ptr[n]:row_ptr[n + 1]`.
-        xy: (capacity, 2) int16, column and row in map coordinates, sorted by row, then column.
+        xy: (capacity, 2) int16, column and row of the array, sorted by row, then column.
         gain: (capacity,) float32, `ln|O| - L` in nats, positive.
         size: (H, W) of the full map; `window` (h, w) the extent of each map's array.
-        origins: (N, 2) int32 map point (x0, y0) of each window's first cell, or None for full maps.
+        origins: (N, 2) int32 column and row of each window's first cell, or None for full maps.
         log_cardinality: ln|O|.
         flat_gain: (N,) float32, gain that a map without preference would have in its window.
-        peak_xy: (N, 2) int32 best cell of every map, (-1, -1) where nothing is stored.
+        peak_xy: (N, 2) int32 column and row of every map's best cell, (-1, -1) where nothing is stored.
         peak_gain: (N,) float32 its gain, 0 where nothing is stored.
+        origin: (x0, y0) map point of cell [0, 0]; `image_cells` (H, W) as in LossMaps, None for `size`.
     """
 
     row_ptr: Any
@@ -41,6 +42,8 @@ class DeviceLossMaps:
     flat_gain: Any
     peak_xy: Any
     peak_gain: Any
+    origin: tuple[int, int] = (0, 0)
+    image_cells: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return int(self.row_ptr.shape[0]) - 1
@@ -68,6 +71,8 @@ class DeviceLossMaps:
             window=self.window,
             origins=None if self.origins is None else self.origins.cpu().numpy(),
             flat_gain=self.flat_gain.cpu().numpy(),
+            origin=self.origin,
+            image_cells=self.image_cells,
         )
         return maps._with_kind_of(torch.zeros(0))
 
@@ -79,8 +84,7 @@ class DeviceLossMaps:
         def moved(array: Any) -> Any:
             return torch.from_numpy(array.copy()).to(device)
 
-        peaks = maps.argmin()
-        xy, gain = torch.as_tensor(peaks.xy), torch.as_tensor(peaks.gain)
+        peak_xy, peak_gain = maps._peaks
         return cls(
             row_ptr=moved(maps.row_ptr),
             xy=moved(maps.xy),
@@ -90,8 +94,10 @@ class DeviceLossMaps:
             origins=None if maps.origins is None else moved(maps.origins),
             log_cardinality=maps.log_cardinality,
             flat_gain=moved(maps.flat_gain),
-            peak_xy=xy.to(device),
-            peak_gain=gain.to(device),
+            peak_xy=moved(peak_xy),
+            peak_gain=moved(peak_gain),
+            origin=maps.origin,
+            image_cells=maps.image_cells,
         )
 
     def __repr__(self) -> str:

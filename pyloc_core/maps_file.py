@@ -23,6 +23,8 @@ def save(maps: LossMaps, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     arrays = {name: getattr(maps, name) for name in ARRAYS if getattr(maps, name) is not None}
     arrays["shape"] = np.array([FORMAT, *maps.size, *maps.window], np.int64)
+    if maps.origin != (0, 0) or maps.image_cells != maps.size:
+        arrays["frame"] = np.array([*maps.origin, *maps.image_cells], np.int64)
     arrays["log_cardinality"] = np.array([maps.log_cardinality], np.float64)
     partial = path.with_name(path.name + ".part")
     if path.suffix == ".npz":
@@ -45,6 +47,10 @@ def load(path: str | os.PathLike[str]) -> LossMaps:
         shape = arrays["shape"]
         if shape.shape != (5,) or shape[0] != FORMAT:
             raise ValueError(f"format {shape.tolist()} is not known")
+        placed = arrays.get("frame", np.array([0, 0, *shape[1:3]]))
+        if placed.shape != (4,):
+            raise ValueError(f"frame must hold 4 values, got shape {placed.shape}")
+        x0, y0, rows, columns = (int(v) for v in placed)
         return LossMaps(
             arrays["row_ptr"],
             arrays["xy"],
@@ -54,6 +60,8 @@ def load(path: str | os.PathLike[str]) -> LossMaps:
             log_cardinality=float(arrays["log_cardinality"].reshape(-1)[0]),
             origins=arrays.get("origins"),
             flat_gain=arrays["flat_gain"],
+            origin=(x0, y0),
+            image_cells=(rows, columns),
         )
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise ValueError(f"{path} does not hold loss maps: {error}") from error

@@ -54,6 +54,30 @@ def check_size(value: Any, name: str) -> tuple[int, int]:
     return h, w
 
 
+def check_frame(
+    origin: Any, image_cells: Any, size: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Origin (x0, y0) of an array of `size`, and the cells (H, W) that the image covers.
+
+    By default the image lies in the middle of a padded array: H + 2 y0, W + 2 x0.
+    """
+    try:
+        x0, y0 = (int(v) for v in origin)
+        whole = all(int(v) == v for v in origin)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or max(abs(x0), abs(y0)) > MAX_SIDE:
+        raise ValueError(
+            f"origin must be (x0, y0) in whole cells, at most {MAX_SIDE} away, got {origin!r}"
+        )
+    if image_cells is not None:
+        return (x0, y0), check_size(image_cells, "image_cells")
+    height, width = size[0] + 2 * y0, size[1] + 2 * x0
+    if height < 1 or width < 1:
+        raise ValueError(f"origin {(x0, y0)} leaves no image in the middle of a map of size {size}")
+    return (x0, y0), (height, width)
+
+
 def check_log_cardinality(value: Any) -> float:
     value = float(value)
     if not (math.isfinite(value) and value > 0):

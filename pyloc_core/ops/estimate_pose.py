@@ -42,7 +42,7 @@ def estimate_pose(
     therefore infinite.
 
     Args:
-        maps: N loss maps, one per point; full maps or windows.
+        maps: N loss maps, one per point; full maps, padded ones or windows.
         points3d: (N, 3) points in the world.
         camera: a Camera in image pixels (or what `as_camera` takes), or a (3, 3) K in map coordinates.
         iterations: triplets to draw; None stops when, with `confidence`, one triplet of maps that
@@ -72,7 +72,8 @@ def estimate_pose(
         raise TypeError(f"maps must be LossMaps, got {type(maps).__name__}")
     points = _arrays.as_array(points3d, "points3d", shape=("N", 3))
     _arrays.check_equal_length(len(maps), "maps", len(points.data), "points3d")
-    intrinsics = camera_native_args(camera, maps.size)
+    intrinsics = camera_native_args(camera, maps.image_cells, maps.origin)
+    maps = maps.without_origin()
     starts = starting_poses(initial)
     count, stop, seed = sampling_options(iterations, confidence, seed)
     if not 0.0 < top_fraction <= 1.0:

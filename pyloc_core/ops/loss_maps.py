@@ -13,6 +13,7 @@ from pyloc_core.maps import LossMaps
 from pyloc_core.maps_layout import (
     PUBLISHED_EPSILON,
     MaxEntries,
+    check_frame,
     check_size,
     default_log_cardinality,
     entry_limit,
@@ -26,6 +27,8 @@ def loss_maps(
     size: tuple[int, int] | None = None,
     temperature: float = 1.0,
     max_entries: MaxEntries = None,
+    origin: tuple[int, int] = (0, 0),
+    image_cells: tuple[int, int] | None = None,
     compat: Literal["published"] | None = None,
     num_threads: int | None = None,
     implementation: str | None = None,
@@ -44,16 +47,21 @@ def loss_maps(
             the truncation; they carry no information, and must not dominate cost or memory. So
             the least informative are dropped first (equal losses: the later cell), beyond 256
             entries by default (None); "all" keeps everything.
+        origin: map point (x0, y0) of the first cell, negative where the features are padded beyond
+            the image (NeurHal); `|O|` counts every cell, the padded ones too.
+        image_cells: (H, W) in cells that the image covers from map point (0, 0) on; by default, with
+            an origin, the image lies in the middle of the map.
         compat: "published" uses -ln(C + 2^-23), as the published program does.
         num_threads: threads to use; the result does not depend on it.
         implementation: "native" or "reference" (torch, float64, stores N H W values).
 
     Returns:
-        LossMaps of full maps (no origins); N = 0 gives empty ones.
+        LossMaps of full maps (no windows); N = 0 gives empty ones.
 
     Raises:
         ValueError: shapes that do not fit, D, H or W of 0, NaN or infinite values, magnitudes whose
-            products leave float32, temperature, size or max_entries out of range.
+            products leave float32, temperature, size, origin or max_entries out of
+            range.
         TypeError: something that is no array, or an array that holds no real numbers.
     """
     levels = _levels.as_levels(descriptors, features, size)
@@ -63,6 +71,7 @@ def loss_maps(
     if compat not in (None, "published"):
         raise ValueError(f'compat must be None or "published", got {compat!r}')
     epsilon = 0.0 if compat is None else PUBLISHED_EPSILON
+    check_frame(origin, image_cells, map_size)
     cardinality = default_log_cardinality(map_size)
     if _dispatch.use_reference("loss_maps", implementation):
         tensors = _levels.as_tensors(levels, descriptors, features)
@@ -73,7 +82,7 @@ def loss_maps(
             dense.detach().numpy(), log_cardinality=cardinality, max_entries=limit
         )
         fields = (maps.row_ptr, maps.xy, maps.gain, map_size, map_size, None, cardinality)
-        return LossMaps._make(*fields, maps.flat_gain, levels.sources)
+        return LossMaps._make(*fields, maps.flat_gain, levels.sources)._place(origin, image_cells)
     rows = _native.SparseRows(levels.count)
     status = _native.loss_maps(
         levels.native(), levels.count, *map_size, temperature, cardinality, epsilon, limit, threads,
@@ -81,6 +90,7 @@ def loss_maps(
     )  # fmt: skip
     levels.check_status(status)
     flat = np.zeros(levels.count, np.float32)
-    return LossMaps._from_rows(
+    maps = LossMaps._from_rows(
         rows, levels.count, map_size, map_size, None, cardinality, flat, levels.sources
     )
+    return maps._place(origin, image_cells)

@@ -94,9 +94,10 @@ def refine_pose(
         raise ValueError("cam_from_world holds values too large to be a pose")
     threads = _arrays.thread_count(num_threads)
     options = _options(sigma_max, sigma_min, max_iterations, gain_ratio, min_decrease, compat)
-    args = camera_native_args(camera, maps.size)
+    args = camera_native_args(camera, maps.image_cells, maps.origin)
     if options[5] and (args[0] == _FISHEYE or any(args[_AFTER_P2:])):
         raise ValueError('compat="published" knows distortion by k1, k2, p1 and p2 alone')
+    maps = maps.without_origin()
     run = _run_reference if _dispatch.use_reference("refine_pose", implementation) else _run_native
     pose, gains, covariance, found = run(maps, points.data, args, start, options, threads)
     if options[5] and found.reason == _STALLED:

@@ -7,7 +7,8 @@
 // L < ln|O|, are stored, as gain = ln|O| - L > 0. The maps are rows of a compressed matrix:
 // the entries of map n are row_ptr[n] .. row_ptr[n + 1] - 1, sorted by row, then by column.
 // Assumes what LossMaps (pyloc_core/maps.py) checks: sorted without repetition, cells inside
-// the map (0 <= x < map_w <= 32000, 0 <= y < map_h <= 32000) and inside their window.
+// the map (0 <= x < map_w <= 32000, 0 <= y < map_h <= 32000) and inside their window. A map padded
+// beyond the image is no exception: its origin is taken out of the camera's principal point.
 // Degenerate cases: an empty row is a map without information, gain 0 everywhere; a point that
 // is not finite or lies a cell or more outside the map has gain 0.
 #pragma once
