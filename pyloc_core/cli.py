@@ -23,6 +23,7 @@ except ImportError:
     raise SystemExit(2) from None
 
 from pyloc_core._extras import MissingExtra
+from pyloc_core.cli_checkpoint import convert_checkpoint
 
 app = typer.Typer(
     name="pyloc-core",
@@ -58,6 +59,9 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
 
     return run
+
+
+app.command("convert-checkpoint")(_one_line_errors(convert_checkpoint))
 
 
 @app.command("build-map")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pyloc_core.models.checkpoint import Checkpoint, fit_state, read_checkpoint
+from pyloc_core.models.checkpoint import Checkpoint, State, fit_state, read_checkpoint
 from pyloc_core.models.pixels import normalised
 
 NetworkT = TypeVar("NetworkT", bound="Network")
@@ -68,16 +68,23 @@ class Network(nn.Module):
             ValueError: what `read_checkpoint` refuses; entries that are missing, unexpected or of
                 another shape, counted and named. The network keeps its weights then.
         """
-        checkpoint = read_checkpoint(source, inert=inert)
+        self.load_state_dict(self.fitted(read_checkpoint(source, inert=inert)), strict=True)
+        return self.eval()
+
+    def fitted(self, checkpoint: Checkpoint) -> State:
+        """The weights of a checkpoint under the network's own names, after `adapt`. ValueError as
+        `load_official` raises it."""
         self.adapt(checkpoint)
         own = self.state_dict()
         expected = {name: tuple(value.shape) for name, value in own.items()}
-        state = fit_state(checkpoint.state, expected, self.model_name, prefixes=self.prefixes)
-        for name, value in state.items():
-            if value.is_floating_point() != own[name].is_floating_point():
-                raise ValueError(f"{name} is {value.dtype} and not {own[name].dtype}")
-        self.load_state_dict(state, strict=True)
-        return self.eval()
+        try:
+            state = fit_state(checkpoint.state, expected, self.model_name, prefixes=self.prefixes)
+            for name, value in state.items():
+                if value.is_floating_point() != own[name].is_floating_point():
+                    raise ValueError(f"{name} is {value.dtype} and not {own[name].dtype}")
+        except ValueError as error:
+            raise ValueError(f"{checkpoint.source}: {error}") from None
+        return state
 
     def preprocess(self, image: Any) -> torch.Tensor:
         """(1, 3, H, W) float32 on the network's device, of an image (H, W, 3) RGB or (H, W) grey, uint8.
