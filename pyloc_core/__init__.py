@@ -12,6 +12,13 @@ from pyloc_core.camera import CAMERA_MODELS, Camera
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
 from pyloc_core.maps_device import DeviceLossMaps
+from pyloc_core.match_filters import (
+    CyclicCheck,
+    MutualMatches,
+    cyclic_check,
+    filter_matches,
+    mutual_matches,
+)
 from pyloc_core.ops.correlation_maps import correlation_maps, correspondence_maps
 from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.estimate_pose_from_matches import estimate_pose_from_matches
@@ -41,11 +48,13 @@ __version__: str = _native.build_info()["version"]
 __all__ = [
     "CAMERA_MODELS",
     "Camera",
+    "CyclicCheck",
     "DeviceLossMaps",
     "Implementation",
     "LossMaps",
     "Matches",
     "MissingExtra",
+    "MutualMatches",
     "P3PSolutions",
     "PoseEstimate",
     "PoseEstimates",
@@ -54,8 +63,10 @@ __all__ = [
     "compose_poses",
     "correlation_maps",
     "correspondence_maps",
+    "cyclic_check",
     "estimate_pose",
     "estimate_pose_from_matches",
+    "filter_matches",
     "gated_attention",
     "get_num_threads",
     "image_from_map",
@@ -65,6 +76,7 @@ __all__ = [
     "loss_maps",
     "map_from_image",
     "match",
+    "mutual_matches",
     "nre_loss",
     "p3p",
     "pose_error",

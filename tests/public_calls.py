@@ -117,6 +117,33 @@ def operator_calls() -> list[Call]:
     ]  # fmt: skip
 
 
+def _filter_matches(log_probability: Any, quantile_ratio: Any, entropy: Any) -> Any:
+    matches = pl.Matches(None, log_probability, quantile_ratio, entropy)
+    return pl.filter_matches(matches, min_probability=0.2, min_quantile_ratio=1.2, max_entropy=4.0)
+
+
+def filter_calls() -> list[Call]:
+    """What chooses among matches."""
+    matching = matching_arrays()
+    pair = {k: matching[k] for k in ("descriptors", "features")}
+    rng = np.random.default_rng(8)
+    values = {
+        "log_probability": -rng.exponential(1.0, COUNT).astype(np.float32),
+        "quantile_ratio": rng.uniform(1, 2, COUNT).astype(np.float32),
+        "entropy": rng.uniform(0, 6, COUNT).astype(np.float32),
+    }
+    near = {"xy": np.round(matching["centers"]), **pair}
+    rows = {"first": rng.normal(size=(COUNT, 8)), "second": rng.normal(size=(COUNT + 3, 8))}
+    return [
+        Call("filter_matches", _filter_matches, values, per_point=tuple(values),
+             not_finite_allowed=tuple(values), threaded=False, reference=False),
+        Call("cyclic_check", pl.cyclic_check, near, {"max_distance": 2.0},
+             per_point=("xy", "descriptors")),
+        Call("mutual_matches", pl.mutual_matches,
+             {k: v.astype(np.float32) for k, v in rows.items()}, reference=False),
+    ]  # fmt: skip
+
+
 def container_calls() -> list[Call]:
     """LossMaps' methods on arrays."""
     maps, problem = loss_maps_problem()
@@ -172,7 +199,7 @@ def _named(name: str) -> Callable[..., Any]:
 
 def all_calls() -> list[Call]:
     operators = [c for c in operator_calls() if hasattr(pl, c.name)]
-    return operators + container_calls() + geometry_calls()
+    return operators + filter_calls() + container_calls() + geometry_calls()
 
 
 def arrays_in(result: Any) -> list[np.ndarray]:

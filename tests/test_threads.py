@@ -36,6 +36,8 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
         "correspondence_maps": matching,
         "loss_maps": matching,
         "local_loss_maps": {**matching, "centers": xy[:600]},
+        "cyclic_check": {**matching, "xy": xy[:600]},
+        "mutual_matches": {"first": descriptors[:600], "second": descriptors[300:]},
         "nre_loss": {**matching, "targets": xy[:600]},
         "p3p": {"bearings": rays, "points3d": many.points3d[:19_998].reshape(-1, 3, 3)},
         "estimate_pose": {"maps": maps, "points3d": problem.points3d},

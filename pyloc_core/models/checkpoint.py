@@ -55,8 +55,8 @@ def read_checkpoint(source: Any, *, inert: Collection[str] = ()) -> Checkpoint:
     """Read safetensors, a file of torch.save of any age, or take a state dict as it is.
 
     Args:
-        source: file name; a Checkpoint, which is returned; or a mapping of names to tensors (or NumPy arrays), bare or nested as in
-            the files (`state_dict`, `model`, ...).
+        source: file name; a Checkpoint, which is returned; or a mapping of names to tensors (or NumPy
+            arrays), bare or nested as in the files (`state_dict`, `model`, ...).
         inert: globals (`package.module.Name`) that the file may call: the call is recorded in the
             result and not executed. Calls of anything else that is unknown are refused.
 
