@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
+# mypy: allow-untyped-defs
 """Gated attention as Triton kernels: softmax(g S) V, g_i = sigmoid(max_j S_ij), S = scale Q K^T.
 
 Forward: a program owns a block of queries of one head; it looks for the rows' maxima, then streams over the
@@ -8,6 +9,7 @@ keys once more. Backward: `_query_gradient` owns blocks of queries (dQ, and what
 gradient of the maximum goes to the first key that has it.
 
 Products take operands of the arrays' dtype and sum in float32; float32 operands are not rounded to TF32.
+Compiled for sm_80 and sm_90 and run in Triton's interpreter only: never yet on a GPU.
 """
 
 from __future__ import annotations
