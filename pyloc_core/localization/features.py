@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -11,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from pyloc_core.camera import Camera
-from pyloc_core.geometry import Size, check_size
+from pyloc_core.camera import CAMERA_MODELS, Camera
+from pyloc_core.geometry import Size, check_size, image_from_map, map_from_image
 
 Float32 = npt.NDArray[np.float32]
 
@@ -23,19 +24,26 @@ class Features:
 
     Attributes:
         values: (D, H, W) float32 or float16; the correlation of two descriptors is their dot product.
-        covers: (height, width) in image pixels that the H x W cells cover, from the top-left corner.
-            It exceeds the image where the last cells hang over its border; cell [row, col] is centred
-            at image point ((col + 0.5) width / W, (row + 0.5) height / H).
+        covers: (height, width) in image pixels that the H x W cells cover, from `corner` on. It exceeds
+            the image where the last cells hang over its border; cell [row, col] is centred at image
+            point ((col + 0.5) width / W, (row + 0.5) height / H) + corner.
+        corner: image point (x, y) where cell [0, 0] begins, the image's own corner by default. A network
+            of stride s whose cell i sees around pixel i s begins at -(s - 1) / 2.
     """
 
     values: Any
     covers: Size
+    corner: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         shape = getattr(self.values, "shape", ())
         if len(shape) != 3 or 0 in shape:
             raise ValueError(f"features must be (D, H, W) and not empty, got shape {tuple(shape)}")
         object.__setattr__(self, "covers", check_size(self.covers, "covers"))
+        x, y = (float(v) for v in self.corner)
+        if not (math.isfinite(x) and math.isfinite(y)):
+            raise ValueError(f"corner must be finite, got {self.corner}")
+        object.__setattr__(self, "corner", (x, y))
 
     @property
     def size(self) -> Size:
@@ -49,7 +57,22 @@ class Features:
 
     def camera(self, camera: Camera) -> Camera:
         """The camera over the pixels that the cells cover: what the pose operators take."""
-        return Camera(camera.model, self.covers[1], self.covers[0], camera.params)
+        params = camera.params
+        if any(self.corner):
+            shift = dict(zip(("cx", "cy"), self.corner))
+            names = CAMERA_MODELS[camera.model]
+            params = tuple(v - shift.get(name, 0.0) for name, v in zip(names, params))
+        return Camera(camera.model, self.covers[1], self.covers[0], params)
+
+    def cells(self, xy: Any) -> npt.NDArray[np.float64]:
+        """Image pixels (N, 2) to cells (N, 2)."""
+        at = np.asarray(xy, np.float64) - self.corner
+        return np.asarray(map_from_image(at, self.covers, self.size))
+
+    def pixels(self, cells: Any) -> npt.NDArray[np.float64]:
+        """Cells (N, 2) to image pixels (N, 2)."""
+        at = image_from_map(np.asarray(cells, np.float64), self.covers, self.size)
+        return np.asarray(at + np.array(self.corner))
 
 
 @runtime_checkable
@@ -62,7 +85,8 @@ class Descriptor(Protocol):
     `exp(beta * similarity)` is proportional to a probability.
 
     An object that also has `describe_warped(image, xy, affine) -> (N, D)`, for the finest level, lets
-    the localizer describe reference patches as the query would see them.
+    the localizer describe reference patches as the query would see them. One with `in_colour = True`
+    is given the reference images of a model as RGB and not as luma.
     """
 
     beta: Sequence[float]

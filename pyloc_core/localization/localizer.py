@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core.camera import Camera, as_camera
-from pyloc_core.geometry import map_from_image
 from pyloc_core.localization import retrieval
 from pyloc_core.localization.features import Features
 from pyloc_core.localization.images import check_image, fit_size, read_image
@@ -284,17 +283,16 @@ class Localizer:
         """N loss maps in windows around the reprojections under a pose; empty outside the photo."""
         fine = levels[-1]
         patches = self._fine.describe(found.point_indices, camera, cam_from_world)
-        local = transform_points(cam_from_world, found.xyz)
-        xy, front = fine.camera(camera).project(local)
+        xy, front = camera.project(transform_points(cam_from_world, found.xyz))
         inside = np.asarray(front) & (np.nan_to_num(xy, nan=-1) >= 0).all(1)
         with np.errstate(invalid="ignore"):
             inside &= (xy < [camera.width, camera.height]).all(1)
-        centres = np.where(inside[:, None], map_from_image(xy, fine.covers, fine.size), np.nan)
+        centres = np.where(inside[:, None], fine.cells(xy), np.nan)
         mass = None
         if self.options.use_coarse_mass and found.coarse_maps is not None:
             coarse = levels[0]
             extent = self.options.window * fine.stride / coarse.stride
-            at = np.where(inside[:, None], map_from_image(xy, coarse.covers, coarse.size), np.nan)
+            at = np.where(inside[:, None], coarse.cells(xy), np.nan)
             mass = np.minimum(found.coarse_maps.mass(at, extent), 1.0)[patches.owner]
         each = local_loss_maps(
             patches.descriptors, fine.values, centres[patches.owner], window=self.options.window,

@@ -118,7 +118,8 @@ class Map:
         from pyloc_core.localization.map_build import arrays_of_model, build_map
 
         chosen = with_overrides(options or MapOptions(), overrides)
-        arrays = arrays_of_model(model, Path(image_folder))
+        in_colour = bool(getattr(descriptor, "in_colour", False))
+        arrays = arrays_of_model(model, Path(image_folder), in_colour=in_colour)
         return build_map(arrays, descriptor, chosen, progress)
 
     @classmethod

@@ -17,7 +17,7 @@ from pyloc_core._extras import require
 from pyloc_core.camera import Camera, as_camera
 from pyloc_core.localization import retrieval
 from pyloc_core.localization.features import Features, Float32
-from pyloc_core.localization.images import check_image, fit_size, read_gray, to_gray
+from pyloc_core.localization.images import check_image, fit_size, read_gray, read_image, to_gray
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import MapOptions
 from pyloc_core.localization.rootsift import DenseRootSIFT
@@ -84,8 +84,9 @@ class ModelArrays:
         )  # fmt: skip
 
 
-def arrays_of_model(model: Any, image_folder: Path) -> ModelArrays:
+def arrays_of_model(model: Any, image_folder: Path, *, in_colour: bool = False) -> ModelArrays:
     """Points, tracks, cameras and poses of a COLMAP model (folder or pycolmap.Reconstruction)."""
+    read = read_image if in_colour else read_gray
     if isinstance(model, (str, Path)):
         from pyloc_core.localization.colmap_model import read_model
 
@@ -110,7 +111,7 @@ def arrays_of_model(model: Any, image_folder: Path) -> ModelArrays:
         names,
         [Camera.from_pycolmap(model.cameras[image.camera_id]) for image in images],
         np.array([image.cam_from_world().matrix() for image in images]),
-        lambda view: read_gray(image_folder / names[view]),
+        lambda view: read(image_folder / names[view]),
         ids,
     )
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from pyloc_core._extras import require
 from pyloc_core.camera import Camera
-from pyloc_core.geometry import image_from_map
 from pyloc_core.localization.features import Features
 from pyloc_core.localization.localizer import Localization, Localizer
 from pyloc_core.localization.reference_patches import Patches
@@ -63,7 +62,7 @@ class Comparison:
         peaks = self.found.coarse_maps.argmin()
         rows = np.flatnonzero(np.asarray(peaks.gain) > 0)
         level = self.levels[0]
-        xy = image_from_map(np.asarray(peaks.xy)[rows].astype(float), level.covers, level.size)
+        xy = level.pixels(np.asarray(peaks.xy)[rows])
         return np.asarray(xy), rows
 
     @cached_property
@@ -77,7 +76,7 @@ class Comparison:
         score = np.asarray(found.log_probability, np.float64)
         best = best_of(patches.owner, score, len(self.xyz))
         rows = np.flatnonzero(best >= 0)
-        xy = image_from_map(np.asarray(found.xy, np.float64)[best[rows]], level.covers, level.size)
+        xy = level.pixels(np.asarray(found.xy)[best[rows]])
         return np.asarray(xy), rows
 
 
@@ -101,7 +100,7 @@ def argmax_window_poselib(problem: Comparison) -> PoseEstimate:
     rows = np.flatnonzero(np.asarray(peaks.gain) > 0)
     cell = np.asarray(peaks.xy)[rows].astype(float)
     level = problem.levels[-1]
-    xy = image_from_map(cell + _quadratic(maps[rows], cell), level.covers, level.size)
+    xy = level.pixels(cell + _quadratic(maps[rows], cell))
     return _poselib(problem, np.asarray(xy), rows, level.stride)
 
 

@@ -172,13 +172,16 @@ def _draw_coarse(
     # The map covers whole cells, which may reach over the photo's border.
     over, camera = localization.coarse_camera, localization.camera
     scale = np.array([camera.fx / over.fx, camera.fy / over.fy])
-    right, bottom = over.width * scale[0], over.height * scale[1]
+    left, top = camera.K[:2, 2] - over.K[:2, 2] * scale
+    right, bottom = left + over.width * scale[0], top + over.height * scale[1]
     axes.imshow(
-        strength, cmap="YlOrBr_r", vmin=-0.6, vmax=1, alpha=strength, extent=(0, right, bottom, 0),
+        strength, cmap="YlOrBr_r", vmin=-0.6, vmax=1, alpha=strength, extent=(left, right, bottom, top),
         aspect="auto", interpolation="nearest",
     )  # fmt: skip
     peak = image_from_map(np.asarray(row.argmin().xy, np.float64), over.size, maps.size)
-    _marks(axes, _reprojection(localization, camera, point), np.asarray(peak)[0] * scale)
+    _marks(
+        axes, _reprojection(localization, camera, point), np.asarray(peak)[0] * scale + [left, top]
+    )
     axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
 
 

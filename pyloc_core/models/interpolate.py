@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from pyloc_core.geometry import map_from_image
 from pyloc_core.localization.features import Features, Float32
 
 
@@ -65,7 +64,7 @@ def at_scales(
         small = resized(image, scale)
         moved = points * (np.array(small.shape[1::-1]) / np.array(image.shape[1::-1]))
         for index, level in enumerate(dense(small)):
-            at = torch.from_numpy(map_from_image(moved, level.covers, level.size))
+            at = torch.from_numpy(level.cells(moved))
             read = sample_bilinear(torch.from_numpy(np.asarray(level.values)), at)
             if len(columns) <= index:
                 columns.append([])
