@@ -107,3 +107,27 @@ class DeviceLossMaps:
             f"DeviceLossMaps({len(self)} maps of {h} x {w}{window} on {self.device}, room for "
             f"{self.capacity} entries, ln|O| = {self.log_cardinality:.4f})"
         )
+
+
+def padded_entries(maps: LossMaps, limit: int) -> tuple[Any, ...]:
+    """(row_ptr, xy, gain, peak_xy, peak_gain) of host maps, as tensors with room for N limit entries."""
+    torch = _arrays.torch_module()
+    entries = len(maps.gain)
+    xy = torch.zeros((len(maps) * limit, 2), dtype=torch.int16)
+    gain = torch.zeros(len(maps) * limit)
+    xy[:entries], gain[:entries] = (torch.from_numpy(a.copy()) for a in (maps.xy, maps.gain))
+    peaks = maps.argmin()
+    found = (torch.as_tensor(peaks.xy), torch.as_tensor(peaks.gain))
+    return (torch.from_numpy(maps.row_ptr.copy()), xy, gain, *found)
+
+
+def fake_entries(rows: Any, limit: int) -> tuple[Any, ...]:
+    """What `padded_entries` gives for len(rows) maps, on the device of `rows`, without the values."""
+    torch, n = _arrays.torch_module(), rows.shape[0]
+    return (
+        rows.new_empty((n + 1,), dtype=torch.int64),
+        rows.new_empty((n * limit, 2), dtype=torch.int16),
+        rows.new_empty((n * limit,), dtype=torch.float32),
+        rows.new_empty((n, 2), dtype=torch.int32),
+        rows.new_empty((n,), dtype=torch.float32),
+    )

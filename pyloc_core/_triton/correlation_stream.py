@@ -52,7 +52,7 @@ def stream_kernel(
         low = tl.load(low_ptr + rows, mask=row_live, other=float("inf"))
         if HIGH:
             high = tl.load(high_ptr + rows, mask=row_live, other=float("inf"))
-        list_start = rows.to(tl.int64) * capacity
+        list_start = rows * capacity  # all lists together: below 2^31 values
     first_tile = split * tiles_each
     last_tile = tl.minimum(first_tile + tiles_each, tl.cdiv(samples, BLOCK_P))
     for tile in range(first_tile, last_tile):
@@ -91,9 +91,9 @@ def stream_kernel(
                 over = acc > high[:, None]
                 above += tl.sum((over & live[None, :]).to(tl.int32), 1)
                 inside = inside & (acc <= high[:, None])
-            one = tl.full((BLOCK_N, BLOCK_P), 1, tl.int32)
-            counter = (found_ptr + rows)[:, None] + tl.zeros((1, BLOCK_P), tl.int32)
-            slot = tl.atomic_add(counter, one, mask=inside, sem="relaxed")
+            ones = inside.to(tl.int32)
+            first_slot = tl.atomic_add(found_ptr + rows, tl.sum(ones, 1), mask=row_live)
+            slot = first_slot[:, None] + tl.cumsum(ones, 1) - 1
             kept = inside & (slot < capacity)
             place = list_start[:, None] + slot
             tl.store(list_value_ptr + place, acc, mask=kept)
@@ -107,7 +107,7 @@ def stream_kernel(
         if MOMENT:
             tl.store(moment_ptr + out, moment, mask=row_live)
     if COLLECT and HIGH:
-        tl.atomic_add(above_ptr + rows, above, mask=row_live, sem="relaxed")
+        tl.atomic_add(above_ptr + rows, above, mask=row_live)
 
 
 @triton.jit

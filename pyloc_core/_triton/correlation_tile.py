@@ -46,24 +46,10 @@ def interpolation_tap(target, target_size, source_size):
 
 
 @triton.jit
-def feature_block(
-    level, cells, live, first, map_height, map_width,
-    KIND: tl.constexpr, WIDE: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Channels first ... first + BLOCK_D - 1 of the features at `cells` of the map: (BLOCK_D, BLOCK_P)."""
-    d = tl.arange(0, BLOCK_D)
-    mask = ((first + d) < level[7])[:, None] & live[None, :]
-    base = level[1] + first * tl.cast(level[4], tl.int64)
-    if WIDE:
-        d = d.to(tl.int64)
-        cells = cells.to(tl.int64)
-    planes = base + (d * level[4])[:, None]
-    if KIND == 0:  # the map's rows follow each other in memory
-        return tl.load(planes + (cells * level[6])[None, :], mask=mask, other=0.0)
+def resized_block(level, planes, cells, mask, map_height, map_width):
+    """Features mixed from four cells of a level of another size, float32."""
     y = cells // map_width
     x = cells - y * map_width
-    if KIND == 1:
-        return tl.load(planes + (y * level[5] + x * level[6])[None, :], mask=mask, other=0.0)
     y0, y1, v = interpolation_tap(y, map_height, level[8])
     x0, x1, u = interpolation_tap(x, map_width, level[9])
     y0, y1 = y0 * level[5], y1 * level[5]
@@ -78,16 +64,42 @@ def feature_block(
 
 
 @triton.jit
+def feature_block(
+    level, cells, live, first, map_height, map_width,
+    KIND: tl.constexpr, WIDE: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Channels first ... first + BLOCK_D - 1 of the features at `cells` of the map: (BLOCK_D, BLOCK_P)."""
+    d = tl.arange(0, BLOCK_D)
+    mask = ((first + d) < level[7])[:, None] & live[None, :]
+    base = level[1] + first * tl.cast(level[4], tl.int64)
+    if WIDE:
+        d = d.to(tl.int64)
+        cells = cells.to(tl.int64)
+    planes = base + (d * level[4])[:, None]
+    if KIND == 0:  # the map's rows follow each other in memory
+        block = tl.load(planes + (cells * level[6])[None, :], mask=mask, other=0.0)
+    elif KIND == 1:
+        y = cells // map_width
+        x = cells - y * map_width
+        block = tl.load(planes + (y * level[5] + x * level[6])[None, :], mask=mask, other=0.0)
+    else:
+        block = resized_block(level, planes, cells, mask, map_height, map_width)
+    return block
+
+
+@triton.jit
 def multiply(acc, h, f, EXACT: tl.constexpr, KIND: tl.constexpr):
     """acc + h @ f, float32. EXACT: in float32 operands; else in the 16-bit type of the descriptors."""
     if EXACT:
-        return tl.dot(h.to(tl.float32), f.to(tl.float32), acc, input_precision="ieee")
-    if KIND == 2:
+        acc = tl.dot(h.to(tl.float32), f.to(tl.float32), acc, input_precision="ieee")
+    elif KIND == 2:
         high = f.to(h.dtype)
         low = (f - high.to(tl.float32)).to(h.dtype)
         acc = tl.dot(h, low, acc)
-        return tl.dot(h, high, acc)
-    return tl.dot(h, f, acc)
+        acc = tl.dot(h, high, acc)
+    else:
+        acc = tl.dot(h, f, acc)
+    return acc
 
 
 @triton.jit
@@ -164,9 +176,16 @@ class Tiling:
 
 
 def tiling(
-    descriptors: Sequence[Tensor], features: Sequence[Tensor], size: tuple[int, int]
+    descriptors: Sequence[Tensor],
+    features: Sequence[Tensor],
+    size: tuple[int, int],
+    collect: bool,
 ) -> Tiling:
-    """Tile sizes for a call. Descriptors (N, D), features (D, h, w), checked, on one device."""
+    """Tile sizes for a call. Descriptors (N, D), features (D, h, w), checked, on one device.
+
+    The sizes are those for which the compiler, for sm_90, spills no registers (`collect`: in the pass
+    that writes lists) and three programs, or one that collects, fit a multiprocessor.
+    """
     if size[0] * size[1] >= 2**31:
         raise ValueError(f"the GPU counts cells in 32 bits: size {size} has too many")
     count = descriptors[0].shape[0]
@@ -176,10 +195,11 @@ def tiling(
     depth = max(f.shape[0] for f in features)
     # Accumulators of float32 products are summed by the ordinary units: smaller tiles than the matrix
     # units take. The mixture of a resized level lives in registers.
-    rows, cells, channels = (64, 64, 32) if any(exact) else (128, 128, 128)
+    rows, channels = (64, 16) if any(exact) else (64 if collect else 128, 128)
     if RESIZED in kinds:
-        channels = 32
+        channels = min(channels, 32)
     rows = min(rows, max(16, triton.next_power_of_2(max(count, 1))))
+    cells = 64 if rows >= 64 else 128
     channels = min(channels, max(16, triton.next_power_of_2(depth)))
     if descriptors[0].device.type == "cpu":
         # The interpreter takes the bits of bfloat16 operands for integers; in float32 the products are
@@ -198,10 +218,8 @@ def tiling(
         "BLOCK_P": cells,
         "BLOCK_D": channels,
     }
-    warps = 8 if rows * cells >= 128 * 128 else 4
-    return Tiling(
-        levels, count, size, constants, warps, 2, _processors(descriptors[0].device)
-    )
+    warps = 8 if rows == 128 or collect else 4
+    return Tiling(levels, count, size, constants, warps, 2, _processors(descriptors[0].device))
 
 
 def _kind(features: Tensor, size: tuple[int, int]) -> int:

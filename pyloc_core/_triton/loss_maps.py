@@ -95,7 +95,7 @@ def loss_maps(
         staged = map_entries.empty_staging(descriptors[0], count, limit)
         for first in range(0, count, group):
             rows = slice(first, min(first + group, count))
-            tiled = tiling([h[rows] for h in descriptors], features, size)
+            tiled = tiling([h[rows] for h in descriptors], features, size, True)
             _stage_rows(tiled, plan, limit, rule, staged.rows(rows))
         return map_entries.fill(staged, size[1], None, ordered=False)
 

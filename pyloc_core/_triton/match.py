@@ -182,7 +182,7 @@ def match(
         for first in range(0, count, group):
             rows = slice(first, min(first + group, count))
             part = MatchResult(*(each[rows] for each in out))  # what is not asked for stays empty
-            tiled = tiling([h[rows] for h in descriptors], features, size)
+            tiled = tiling([h[rows] for h in descriptors], features, size, rank > 0)
             _match_rows(tiled, part, LOG2E / temperature, rank, entropy, plan)
             if subcell:
                 _refine(tiled, part.xy)
