@@ -94,7 +94,8 @@ def as_levels(descriptors: Any, features: Any, size: Any) -> Levels:
     """Check one level, `(N, D)` and `(D, H, W)`, or lists of levels; values are not looked at."""
     levels = tuple(_as_level(*level) for level in _named_levels(descriptors, features))
     checked = Levels(
-        levels, _map_size([(level.descriptors.shape[0], level.size, level.name) for level in levels], size)
+        levels,
+        _map_size([(level.descriptors.shape[0], level.size, level.name) for level in levels], size),
     )
     for level in levels:  # the kernel looks at the values of the cells it reads: here, all of them
         if level.size != checked.size and not _arrays.all_finite(level.features):

@@ -34,7 +34,9 @@ _CHUNK = 512  # list values looked at together
 
 
 @triton.jit
-def list_value_at_rank(values_ptr, starts, lengths, ranks, BLOCK_R: tl.constexpr, CHUNK: tl.constexpr):
+def list_value_at_rank(
+    values_ptr, starts, lengths, ranks, BLOCK_R: tl.constexpr, CHUNK: tl.constexpr
+):
     """The rank-th largest (1 is the largest) of each row's list, by bisection on the float keys."""
     low = tl.full((BLOCK_R,), -2147483648, tl.int64)
     high = tl.full((BLOCK_R,), 2147483647, tl.int64)
@@ -157,7 +159,9 @@ def exact_rank_kernel(
                 kept = keep.to(tl.int32)
                 place = start[:, None] + used[:, None] + tl.cumsum(kept, 1) - 1
                 tl.store(list_value_ptr + place, acc, mask=keep)
-                tl.store(list_cell_ptr + place, tl.broadcast_to(cells[None, :], acc.shape), mask=keep)
+                tl.store(
+                    list_cell_ptr + place, tl.broadcast_to(cells[None, :], acc.shape), mask=keep
+                )
                 tied += tl.sum(equal, 1)
                 used += tl.sum(kept, 1)
             tl.store(found_ptr + rows, used, mask=row_live & wanted)

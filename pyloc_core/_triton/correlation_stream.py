@@ -98,7 +98,9 @@ def stream_kernel(
             place = list_start[:, None] + slot
             tl.store(list_value_ptr + place, acc, mask=kept)
             if PLACES:
-                tl.store(list_cell_ptr + place, tl.broadcast_to(cells[None, :], acc.shape), mask=kept)
+                tl.store(
+                    list_cell_ptr + place, tl.broadcast_to(cells[None, :], acc.shape), mask=kept
+                )
     if SOFTMAX:
         out = split.to(tl.int64) * count + rows
         tl.store(peak_ptr + out, peak, mask=row_live)

@@ -111,9 +111,7 @@ def correlation_tile(
     """c (BLOCK_N, BLOCK_P) float32, not divided by T. `resident`: the descriptors, if HOIST."""
     acc = tl.zeros((BLOCK_N, BLOCK_P), tl.float32)
     if HOIST:  # one level whose channels fit one block: its descriptors stay on the chip
-        f = feature_block(
-            levels[0], cells, live, 0, map_height, map_width, KINDS[0], WIDE, BLOCK_D
-        )
+        f = feature_block(levels[0], cells, live, 0, map_height, map_width, KINDS[0], WIDE, BLOCK_D)
         acc = multiply(acc, resident, f, EXACT[0], KINDS[0])
     else:
         for i in tl.static_range(len(KINDS)):

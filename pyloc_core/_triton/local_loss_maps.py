@@ -93,7 +93,9 @@ def window_kernel(
         at = tile * BLOCK_P + tl.arange(0, BLOCK_P)
         y = y0 + at // window_w
         x = x0 + at % window_w
-        in_window = (at < cells_total) & (log_weight + tl.zeros((BLOCK_P,), tl.float32) > float("-inf"))
+        in_window = (at < cells_total) & (
+            log_weight + tl.zeros((BLOCK_P,), tl.float32) > float("-inf")
+        )
         inside = in_window & (y >= 0) & (y < height) & (x >= 0) & (x < width)
         cell = y.to(tl.int64) * f_row + x.to(tl.int64) * f_column
         acc = tl.zeros((BLOCK_P,), tl.float32)
@@ -207,7 +209,9 @@ def _multiply(
     count, block = descriptors.shape[0], 128
     cells = windows.window[0] * windows.window[1]
     tiles = triton.cdiv(cells, block)
-    each = triton.cdiv(tiles, min(tiles, max(1, 1024 // count)))  # shares only where windows are few
+    each = triton.cdiv(
+        tiles, min(tiles, max(1, 1024 // count))
+    )  # shares only where windows are few
     splits = triton.cdiv(tiles, each)
 
     def new(*shape: int) -> Tensor:

@@ -24,7 +24,9 @@ _ROWS, _CHUNK = 4, 512  # maps per program, list entries looked at together
 
 
 @triton.jit
-def gain_of(value, peak, log_sum, log_weight, scale, log_cardinality, epsilon, EPSILON: tl.constexpr):
+def gain_of(
+    value, peak, log_sum, log_weight, scale, log_cardinality, epsilon, EPSILON: tl.constexpr
+):
     """Nats; not positive: not live. `scale` = log2(e) / T."""
     log_c = (value - peak) * scale * 0.6931471805599453 - log_sum + log_weight
     if EPSILON:
@@ -33,7 +35,9 @@ def gain_of(value, peak, log_sum, log_weight, scale, log_cardinality, epsilon, E
 
 
 @triton.jit
-def list_chunk(values_ptr, cells_ptr, starts, lengths, first, ORDERED: tl.constexpr, CHUNK: tl.constexpr):
+def list_chunk(
+    values_ptr, cells_ptr, starts, lengths, first, ORDERED: tl.constexpr, CHUNK: tl.constexpr
+):
     """Values, cells and which are there, (BLOCK_R, CHUNK). ORDERED: entry i is cell i."""
     at = first + tl.arange(0, CHUNK)
     live = at[None, :] < lengths[:, None]
@@ -104,7 +108,9 @@ def choose_kernel(
         bound = tl.where(crowded, found, bound)
         beyond = tl.zeros((BLOCK_R,), tl.int32)
         for first in range(0, longest, CHUNK):
-            v, cell, live = list_chunk(values_ptr, cells_ptr, starts, lengths, first, ORDERED, CHUNK)
+            v, cell, live = list_chunk(
+                values_ptr, cells_ptr, starts, lengths, first, ORDERED, CHUNK
+            )
             beyond += tl.sum((live & (v > bound[:, None])).to(tl.int32), 1)
         last = last_tied_cell(
             values_ptr, cells_ptr, starts, lengths, bound, limit - beyond, ORDERED, BLOCK_R, CHUNK
@@ -217,7 +223,12 @@ def empty_staging(like: Tensor, count: int, limit: int) -> Staging:
 
 
 def choose(
-    values: Tensor, cells: Tensor | None, found: Tensor, softmax: Softmax, rule: GainRule, out: Staging
+    values: Tensor,
+    cells: Tensor | None,
+    found: Tensor,
+    softmax: Softmax,
+    rule: GainRule,
+    out: Staging,
 ) -> None:
     """`values` (N, capacity); `cells` their cells, None where entry i is cell i; `found` (N,)."""
     count, stride = values.shape

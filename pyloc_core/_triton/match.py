@@ -71,7 +71,9 @@ def add_products(acc, level, row, y, x, weight, live, BLOCK_D: tl.constexpr):
     for first in range(0, level[7], BLOCK_D):
         d = first + tl.arange(0, BLOCK_D)
         inner = d < level[7]
-        h = tl.load(level[0] + row * level[2] + d * tl.cast(level[3], tl.int64), mask=inner, other=0.0)
+        h = tl.load(
+            level[0] + row * level[2] + d * tl.cast(level[3], tl.int64), mask=inner, other=0.0
+        )
         plane = d.to(tl.int64) * level[4]
         at = (y.to(tl.int64) * level[5] + x.to(tl.int64) * level[6])[:, None] + plane[None, :]
         f = tl.load(level[1] + at, mask=live[:, None] & inner[None, :], other=0.0)

@@ -43,7 +43,7 @@ def local_loss_maps(
     num_threads: int | None = None,
     check_finite: bool = False,
     implementation: str | None = None,
-) -> LossMaps | DeviceLossMaps:
+) -> Any:
     """Loss maps of N descriptors in windows of a fine feature map around prior positions.
 
     `L_n(p) = min(ln|O|, -ln(C_n(p) * mass_n * scale))`, `C_n` the softmax of
@@ -126,7 +126,8 @@ def _window_rule(
 ) -> _WindowRule:  # fmt: skip
     if compat not in (None, "published", "published_placed"):
         raise ValueError(f'compat must be None, "published" or "published_placed", got {compat!r}')
-    extent = check_size((window, window) if np.ndim(window) == 0 else window, "window")
+    single = isinstance(window, (int, float, np.generic)) or getattr(window, "ndim", 1) == 0
+    extent = check_size((window, window) if single else window, "window")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     published = compat is not None

@@ -35,7 +35,7 @@ def loss_maps(
     num_threads: int | None = None,
     check_finite: bool = False,
     implementation: str | None = None,
-) -> LossMaps | DeviceLossMaps:
+) -> Any:
     """Loss maps `L_n(p) = min(ln|O|, -ln C_n(p))`, `|O| = 1 + H W` (thesis, Eq. 4.7).
 
     `C_n` is the softmax over all cells of `<h_n, F(p)> / temperature`. Only live cells, those with

@@ -172,8 +172,8 @@ def _run(
         quantile=min(1.0, (rank + 0.5) / (height * width)) if rank else None,
         subcell="quadratic" if subcell else None, num_threads=threads or None, implementation=chosen,
     )  # fmt: skip
-    nothing = found.log_probability.new_empty(0)
-    return tuple(nothing if each is None else each for each in found)
+    some = found.log_probability
+    return tuple(some.new_empty(0) if each is None else each for each in found)
 
 
 def _fake(
