@@ -224,12 +224,12 @@ def kernels(dtype: str, depth: int, target: int) -> list[dict[str, Any]]:
         "by_target_ptr": "*fp32", "by_descriptor_ptr": "*fp32", "target_ptr": "*fp64",
     }  # fmt: skip
     signatures = {
-        "_reduce_cells": {
+        "reduce_cells": {
             **shared, **partial, **memory, **integers("n_cells", "tiles_per_share"), "scale": "fp32",
         },
-        "_finish_points": {**shared, **partial, **results, **memory, **size, **floats,
+        "finish_points": {**shared, **partial, **results, **memory, **size, **floats,
                            **integers("shares")},
-        "_feature_gradient": {
+        "feature_gradient": {
             **shared, **memory, **size, **floats, "weight_ptr": "*fp32", "largest_ptr": "*fp32",
             "statistics_ptr": "*fp64", "target_ptr": "*fp32", "out_ptr": pointer,
             **integers("n_cells", "out_item", "out_plane", "out_cell"),
@@ -240,7 +240,7 @@ def kernels(dtype: str, depth: int, target: int) -> list[dict[str, Any]]:
         tiles = module.tiles_of(name, kind, depth, roomy=target >= 90)
         constants = {**tiles.constants, "HAS_VALID": True, "P_SCALE": 1.0}
         options = {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages}
-        if name == "_finish_points":
+        if name == "finish_points":
             constants = {
                 "BLOCK_N": 4,
                 "BLOCK_D": 128,
@@ -249,11 +249,11 @@ def kernels(dtype: str, depth: int, target: int) -> list[dict[str, Any]]:
                 "MASK": False,
             }
             options = {"num_warps": 4}
-        if name != "_feature_gradient":
+        if name != "feature_gradient":
             constants["MEAN"] = True
         specs.append(
             {
-                "module": "pyloc_core._triton.nre_loss",
+                "module": "pyloc_core._triton.nre_kernels",
                 "kernel": name,
                 "signature": signature,
                 "constexprs": constants,
