@@ -10,8 +10,7 @@
 namespace pyloc::cpu::PYLOC_ISA {
 namespace {
 
-constexpr int kFinalists = 4;  // ranked once more, over all usable maps
-constexpr int kChunk = 512;    // poses scored together by one thread
+constexpr int kChunk = 512;  // poses scored together by one thread
 
 class MsacSearch {
  public:
@@ -28,7 +27,7 @@ class MsacSearch {
         candidates_(kMsacRoots * kMsacLargestRound) {}
 
   bool run(EstimatePoseResult* result);
-  const MsacPool<kFinalists>& pool() const { return pool_; }
+  const MsacPool<kMsacFinalists>& pool() const { return pool_; }
 
  private:
   void rescore(MsacHypothesis* hypotheses, int count) const {
@@ -54,7 +53,7 @@ class MsacSearch {
   Scratch<Vec3<double>> bearings_;
   Scratch<MsacHypothesis> candidates_;
   HypothesisRound round_;
-  MsacPool<kFinalists> pool_;
+  MsacPool<kMsacFinalists> pool_;
 };
 
 void MsacSearch::unproject_peaks() {
@@ -110,7 +109,8 @@ bool MsacSearch::score() {
 
 // Whatever may belong to the finalists is scored again in float64, which alone decides.
 void MsacSearch::collect() {
-  const double round_bound = double(kth_largest<kFinalists>(round_.gain.data(), round_.count)) - tolerance_;
+  const double round_bound =
+      double(kth_largest<kMsacFinalists>(round_.gain.data(), round_.count)) - tolerance_;
   const double bound = max_(pool_.threshold(), round_bound) - tolerance_;
   int count = 0;
   for (int i = 0; i < round_.count; ++i)
@@ -149,13 +149,13 @@ bool MsacSearch::run(EstimatePoseResult* result) {
 // The finalists once more, over all usable maps; ties to the lower number. The gains of all maps at the
 // winner's pose come with it.
 bool finish(const EstimatePoseProblem& problem, const MapSelection& selection,
-            const MsacPool<kFinalists>& pool, EstimatePoseResult* result) {
+            const MsacPool<kMsacFinalists>& pool, EstimatePoseResult* result) {
   const std::int64_t N = problem.maps.count;
-  Scratch<double> each(std::size_t(N) * kFinalists);
+  Scratch<double> each(std::size_t(N) * kMsacFinalists);
   if (!each) return false;
   const ExactScores exact(problem.maps, problem.points, problem.camera, selection.peak.data());
-  double total[kFinalists] = {0.0};  // over all maps
-  MsacHypothesis finalist[kFinalists];
+  double total[kMsacFinalists] = {0.0};  // over all maps
+  MsacHypothesis finalist[kMsacFinalists];
   for (int i = 0; i < pool.count; ++i) {
     finalist[i] = pool.entry[i];
     finalist[i].gain = finalist[i].support = 0.0;
@@ -208,30 +208,41 @@ void run(const EstimatePoseProblem& problem, const EstimatePoseOptions& options,
   result->seconds[3] = seconds_now() - start;
 }
 
-int score(const EstimatePoseProblem& problem, const double* poses, std::int64_t num_poses, float* gain) {
-  MapSelection selection(std::size_t(problem.maps.count));
-  Scratch<Pose<double>> loaded{std::size_t(num_poses)};
-  if (!selection.ok() || !loaded) return kPoseOutOfMemory;
-  int filled = 0;
-  for (std::int64_t n = 0; n < problem.maps.count; ++n) {
-    selection.peak[n] = peak_of_map(problem.maps, n, selection.entry[n]).peak;
-    if (selection.entry[n] >= 0) selection.usable[filled++] = int(n);
-  }
-  for (std::int64_t i = 0; i < num_poses; ++i) loaded[i] = load_pose<double>(poses + 12 * i);
-  const ScoringSet set(problem.maps, problem.points, selection.usable.data(), selection.peak.data(), filled);
-  if (!set.ok() || !set.dense()) return kPoseOutOfMemory;
-  const Camera<float> cam = convert<float>(problem.camera);
-  for (std::int64_t begin = 0; begin < num_poses; begin += kChunk) {
-    const int count = int(num_poses - begin < kChunk ? num_poses - begin : kChunk);
-    if (!set.score_poses(cam, loaded.data() + begin, count, -HUGE_VAL, gain + begin)) return kPoseOutOfMemory;
-  }
-  return kPoseFound;
+// Problem b as a call of its own.
+EstimatePoseProblem problem_of_batch(const EstimatePoseBatch& batch, std::int64_t b) {
+  const std::int64_t begin = batch.problem_ptr[b], K = batch.num_initial;
+  LossMapsView maps = batch.maps;
+  maps.count = batch.problem_ptr[b + 1] - begin;
+  maps.row_ptr += begin;
+  if (maps.origins) maps.origins += 2 * begin;
+  if (maps.flat_gain) maps.flat_gain += begin;
+  const double* initial = batch.initial ? batch.initial + 12 * K * b : nullptr;
+  return {maps, batch.points + 3 * begin, batch.cameras[batch.num_cameras == 1 ? 0 : b], initial, K};
+}
+
+// Without an answer the pose is the first initial one, or the identity. Threads take problems; where there
+// are fewer problems than threads, they share each.
+void run_batch(const EstimatePoseBatch& batch, const EstimatePoseOptions& options, double* map_gain,
+               EstimatePoseResult* results) {
+  const int threads = options.num_threads > 0 ? options.num_threads : runtime::default_num_threads();
+  const bool many = batch.num_problems >= threads;
+  EstimatePoseOptions each = options;
+  each.num_threads = many ? 1 : threads;
+  runtime::parallel_for(batch.num_problems, many ? threads : 1, [&](std::int64_t b) {
+    results[b] = {};
+    results[b].map_gain = map_gain + batch.problem_ptr[b];
+    const EstimatePoseProblem problem = problem_of_batch(batch, b);
+    run(problem, each, results + b);
+    const bool none = results[b].status == kTooFewUsableMaps || results[b].status == kNoPoseFromTriplets;
+    for (int i = 0; none && i < 12; ++i)
+      results[b].cam_from_world[i] = problem.num_initial ? problem.initial[i] : (i % 5 == 0 ? 1.0 : 0.0);
+  });
 }
 
 }  // namespace
 
 const EstimatePoseKernels& estimate_pose_kernels() {
-  static constexpr EstimatePoseKernels kernels{&run, &score};
+  static constexpr EstimatePoseKernels kernels{&run, &run_batch};
   return kernels;
 }
 

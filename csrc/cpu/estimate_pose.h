@@ -47,11 +47,21 @@ struct EstimatePoseResult {
   double seconds[4];  // prepare, solve, score, finish
 };
 
+// B problems, one after the other in the arrays.
+struct EstimatePoseBatch {
+  LossMapsView maps;                // N maps of all problems
+  const double* points;             // (N, 3) world
+  const Camera<double>* cameras;    // (1) or (B)
+  const double* initial;            // (B, K, 3, 4) or null
+  const std::int64_t* problem_ptr;  // (B + 1), rising from 0 to N
+  std::int64_t num_cameras, num_initial, num_problems;
+};
+
 struct EstimatePoseKernels {
   void (*run)(const EstimatePoseProblem&, const EstimatePoseOptions&, EstimatePoseResult*);
-  // The float32 scoring loop alone, one thread: gain[m], summed over all N maps, of the poses (M, 3, 4).
-  // For tests and benchmarks. Returns a status.
-  int (*score)(const EstimatePoseProblem&, const double* poses, std::int64_t num_poses, float* gain);
+  // results (B), each with a finite pose; map_gain (N), zeros on entry.
+  void (*run_batch)(const EstimatePoseBatch&, const EstimatePoseOptions&, double* map_gain,
+                    EstimatePoseResult* results);
 };
 
 }  // namespace pyloc::cpu

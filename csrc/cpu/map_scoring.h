@@ -12,23 +12,10 @@
 #include "cpu/simd.h"
 #include "pyloc/camera.h"
 #include "pyloc/loss_map.h"
+#include "pyloc/pose_scoring.h"
 #include "pyloc/se3.h"
 
 PYLOC_NAMESPACE_BEGIN
-
-constexpr float kGainLevels = 65535.0f;
-
-// Poses are ranked in float32, so the world is centred and scaled to |X| <= 1 in float64 first.
-struct WorldFrame {
-  Vec3<double> centre{0, 0, 0};
-  double scale = 1.0;
-
-  PYLOC_INLINE Vec3<double> apply(const Vec3<double>& X) const { return (X - centre) * scale; }
-  // R (X / scale + centre) + t, times scale: depth keeps its sign, the projection does not change.
-  PYLOC_INLINE Vec3<double> translation(const Pose<double>& cam_from_world) const {
-    return transform(cam_from_world, centre) * scale;
-  }
-};
 
 // M poses as a structure of arrays, padded to whole packs.
 struct PoseBlock {

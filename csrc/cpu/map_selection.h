@@ -9,8 +9,6 @@
 
 PYLOC_NAMESPACE_BEGIN
 
-constexpr int kMinSampled = 16;  // the sampled share never falls below this many maps
-
 // What map n can say, with its best cell: the entry of the largest gain, the first in storage order when
 // several are equal; -1 for an empty map. consensus.h's map_evidence with the loops over packs.
 inline MapEvidence peak_of_map(const LossMapsView& maps, std::int64_t n, std::int64_t& entry) {
@@ -63,7 +61,7 @@ struct MapSelection {
     rank_descending(keys.data(), num_usable, rank.data(), scratch.data());
     for (int k = 0; k < num_usable; ++k) usable[k] = index[rank[k]];
     const double wanted = ::ceil(top_fraction * double(num_usable));
-    num_sampled = int(min_(max_(wanted, double(kMinSampled)), double(num_usable)));
+    num_sampled = int(min_(max_(wanted, double(kMsacMinSampled)), double(num_usable)));
     return true;
   }
 };

@@ -91,11 +91,9 @@ class ScoringSet {
   const WorldFrame& frame() const { return frame_; }
   std::size_t cells() const { return DenseMap::cell_count(w_, h_); }
 
-  // How far the float32 sum may be from the float64 one: half a level per tap, and the error of a float32
-  // projection (a few units in the last place of the map's extent) times the steepest slope.
+  // How far the float32 sum may be from the float64 one.
   double tolerance(const LossMapsView& maps) const {
-    const double cells = double(maps.map_w) + double(maps.map_h);
-    return remaining_[0] * (1.0 / kGainLevels + 2e-6 * cells) + 1e-5;
+    return scoring_tolerance(remaining_[0], maps.map_w, maps.map_h);
   }
 
   // Sums the gains of all poses of the block; those that cannot reach `threshold` any more are left out,

@@ -31,6 +31,13 @@ PYLOC_HD inline Camera<T> convert(const Camera<S>& cam) {
   return out;
 }
 
+// From 13 values in a row, as arrays hold cameras: kind, fx, fy, cx, cy, d.
+PYLOC_HD inline Camera<double> load_camera(const double* v) {
+  Camera<double> cam{int(v[0]), v[1], v[2], v[3], v[4], {}};
+  for (int i = 0; i < 8; ++i) cam.d[i] = v[5 + i];
+  return cam;
+}
+
 // Distortion of normalized coordinates (u, v) with its 2 x 2 Jacobian (row-major).
 template <class T>
 PYLOC_HD inline void distort_opencv(const T* d, T u, T v, T& ud, T& vd, T J[4]) {
@@ -53,7 +60,7 @@ PYLOC_HD inline void distort_opencv(const T* d, T u, T v, T& ud, T& vd, T J[4]) 
 // Equidistant fisheye: theta_d = theta (1 + k1 theta^2 + ...), theta the angle to the optical axis.
 // Written with (x, y, z) and atan2, not u = x / z: points at 90 degrees and beyond project too.
 template <class T>
-PYLOC_HD PYLOC_COLD bool project_fisheye(const Camera<T>& cam, const Vec3<T>& X, Vec2<T>& xy, T* J) {
+PYLOC_HD inline bool project_fisheye(const Camera<T>& cam, const Vec3<T>& X, Vec2<T>& xy, T* J) {
   const T r2 = X.x * X.x + X.y * X.y, rho2 = r2 + X.z * X.z;
   if (!(rho2 > T(0)) || !isfinite_(rho2)) return false;
   const T r = sqrt_(r2);

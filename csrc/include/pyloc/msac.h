@@ -21,6 +21,8 @@ constexpr std::int64_t kMsacFirstRound = 64;      // triplets
 constexpr std::int64_t kMsacLargestRound = 1024;  // triplets
 constexpr std::int64_t kMsacMinIterations = 128;
 constexpr std::int64_t kMsacMaxIterations = 20000;
+constexpr int kMsacFinalists = 4;    // ranked once more, over all usable maps
+constexpr int kMsacMinSampled = 16;  // the sampled share never falls below this many maps
 
 // Triplets after which one free of outliers has been drawn with the given confidence, when a share
 // `consistent` of the sampled set agrees with the best pose: smallest k with 1 - (1 - w^3)^k >= p.
