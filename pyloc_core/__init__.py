@@ -31,6 +31,7 @@ from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
+from pyloc_core.ops.score_poses import score_poses
 from pyloc_core.pose import (
     PoseEstimate,
     PoseEstimates,
@@ -86,6 +87,7 @@ __all__ = [
     "refine_pose_reprojection",
     "rotation_from_quaternion",
     "scale_intrinsics",
+    "score_poses",
     "set_isa",
     "set_num_threads",
     "transform_points",

@@ -24,6 +24,19 @@ def starting_poses(initial: Any) -> npt.NDArray[np.float64]:
     return np.ascontiguousarray(np.stack(cleaned)) if cleaned else np.empty((0, 3, 4))
 
 
+def batch_starting_poses(initial: Any, problems: int) -> npt.NDArray[np.float64]:
+    """(B, K, 3, 4) of None, one pose for each of B problems, or K for each."""
+    if initial is None:
+        return np.empty((problems, 0, 3, 4))
+    each = [starting_poses(poses) for poses in initial]
+    if len(each) != problems or len({len(poses) for poses in each}) > 1:
+        raise ValueError(
+            f"initial must hold one pose, or equally many, for each of {problems} problems, got "
+            f"{[len(poses) for poses in each]}"
+        )
+    return np.stack(each) if each else np.empty((0, 0, 3, 4))
+
+
 def sampling_options(
     iterations: int | None, confidence: float, seed: int
 ) -> tuple[int, float, int]:

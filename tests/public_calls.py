@@ -30,6 +30,7 @@ class Call:
     not_finite_allowed: tuple[str, ...] = ()  # documented: NaN passes through, or drops the item
     threaded: bool = True
     reference: bool = True
+    result_per_point: bool = True  # an array that comes back has length N
 
     def __call__(self, **changes: Any) -> Any:
         return self.run(**{**self.arrays, **self.options, **changes})
@@ -87,6 +88,7 @@ def operator_calls() -> list[Call]:
     cam = {"camera": problem.camera}
     rays = problem.camera.unproject(problem.points2d).reshape(-1, 3, 3)
     p3p = {"bearings": rays, "points3d": problem.points3d.reshape(-1, 3, 3)}
+    poses = np.stack([problem.start, problem.cam_from_world, np.eye(3, 4)])
     xy = pl.map_from_image(problem.points2d, problem.camera.size, MAP)
     h = bilinear(matching["features"], np.clip(xy, 0, np.array(MAP[::-1]) - 1.01))
     fpr = {"descriptors": h.astype(np.float32), "features": matching["features"], **pose}
@@ -105,6 +107,9 @@ def operator_calls() -> list[Call]:
              {"maps": maps, "points3d": problem.points3d}, cam, per_point=("maps", "points3d")),
         Call("refine_pose", _over_maps(_named("refine_pose")), {"maps": maps, **pose}, cam,
              per_point=("maps", "points3d")),
+        Call("score_poses", _over_maps(_named("score_poses")),
+             {"maps": maps, "points3d": problem.points3d, "cam_from_world": poses}, cam,
+             per_point=("maps", "points3d"), result_per_point=False),
         Call("estimate_pose_from_matches", _named("estimate_pose_from_matches"), matches, cam,
              per_point=same),
         Call("refine_pose_reprojection", _named("refine_pose_reprojection"),

@@ -41,6 +41,11 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
         "nre_loss": {**matching, "targets": xy[:600]},
         "p3p": {"bearings": rays, "points3d": many.points3d[:19_998].reshape(-1, 3, 3)},
         "estimate_pose": {"maps": maps, "points3d": problem.points3d},
+        "score_poses": {
+            "maps": maps,
+            "points3d": problem.points3d,
+            "cam_from_world": problem.start + rng.normal(0, 1e-3, (1500, 3, 4)),
+        },
         "refine_pose": {"maps": maps, **pose},
         "estimate_pose_from_matches": {"points2d": few.points2d, "points3d": few.points3d},
         "refine_pose_reprojection": {
