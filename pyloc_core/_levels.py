@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyloc_core import _arrays
+from pyloc_core import _arrays, _tensors
 from pyloc_core._arrays import ArrayIn
 
 MAX_LEVELS = 16  # twin of kMaxLevels in csrc
@@ -92,6 +92,52 @@ def raise_status(kind: int, name: str = "") -> None:
 
 def as_levels(descriptors: Any, features: Any, size: Any) -> Levels:
     """Check one level, `(N, D)` and `(D, H, W)`, or lists of levels; values are not looked at."""
+    levels = tuple(_as_level(*level) for level in _named_levels(descriptors, features))
+    checked = Levels(
+        levels,
+        _map_size([(level.descriptors.shape[0], level.size, level.name) for level in levels], size),
+    )
+    for level in levels:  # the kernel looks at the values of the cells it reads: here, all of them
+        if level.size != checked.size and not _arrays.all_finite(level.features):
+            raise ValueError(f"features{level.name} holds NaN or infinite values")
+    return checked
+
+
+@dataclass(frozen=True)
+class TensorLevels:
+    """All levels of a call as tensors on one device, (N, D) and (D, h, w), and the map size (H, W)."""
+
+    descriptors: list[Any]
+    features: list[Any]
+    size: tuple[int, int]
+
+    @property
+    def count(self) -> Any:
+        return self.descriptors[0].shape[0]
+
+
+def as_tensor_levels(descriptors: Any, features: Any, size: Any, finite: bool) -> TensorLevels:
+    """`as_levels` for tensors, from shapes and dtypes alone; `finite` also looks at the values."""
+    found: list[tuple[Any, tuple[int, int], str]] = []
+    h_levels, f_levels = [], []
+    for d, f, name in _named_levels(descriptors, features):
+        kinds = _arrays.FEATURE_DTYPES
+        h = _tensors.check(d, f"descriptors{name}", shape=("N", "D"), dtype=kinds).detach()
+        dense = _tensors.check(
+            f, f"features{name}", shape=("D", "H", "W"), dtype=kinds, device=h.device
+        ).detach()
+        extent = (dense.shape[1], dense.shape[2])
+        _check_channels(h.shape[1], dense.shape[0], extent, name)
+        if finite:
+            _tensors.check_finite(**{f"descriptors{name}": h, f"features{name}": dense})
+        h_levels.append(h)
+        f_levels.append(dense)
+        found.append((h.shape[0], extent, name))
+    return TensorLevels(h_levels, f_levels, _map_size(found, size))
+
+
+def _named_levels(descriptors: Any, features: Any) -> list[tuple[Any, Any, str]]:
+    """Pairs of descriptors and features, and what follows an argument's name in messages."""
     several = isinstance(descriptors, (list, tuple)), isinstance(features, (list, tuple))
     if several[0] != several[1]:
         raise TypeError(
@@ -106,22 +152,24 @@ def as_levels(descriptors: Any, features: Any, size: Any) -> Levels:
         )
     if not 1 <= len(descriptors) <= MAX_LEVELS:
         raise ValueError(f"descriptors must have 1 to {MAX_LEVELS} levels, got {len(descriptors)}")
-    levels = tuple(
-        _as_level(d, f, f"[{i}]" if several[0] else "")
+    return [
+        (d, f, f"[{i}]" if several[0] else "")
         for i, (d, f) in enumerate(zip(descriptors, features))
-    )
-    for level in levels[1:]:
-        if level.descriptors.shape[0] != levels[0].descriptors.shape[0]:
+    ]
+
+
+def _map_size(levels: list[tuple[int, tuple[int, int], str]], size: Any) -> tuple[int, int]:
+    """The size of the maps, from (N, size, name) of every level."""
+    for count, _, name in levels[1:]:
+        if count != levels[0][0]:
             raise ValueError(
-                f"descriptors{level.name} must have {levels[0].descriptors.shape[0]} rows as "
-                f"descriptors[0] has, got {level.descriptors.shape[0]}"
+                f"descriptors{name} must have {levels[0][0]} rows as descriptors[0] has, got {count}"
             )
-    finest = max((level.size for level in levels), key=lambda hw: hw[0] * hw[1])
-    checked = Levels(levels, finest if size is None else _as_size(size))
-    for level in levels:  # the kernel looks at the values of the cells it reads: here, all of them
-        if level.size != checked.size and not _arrays.all_finite(level.features):
-            raise ValueError(f"features{level.name} holds NaN or infinite values")
-    return checked
+    finest = levels[0][1]
+    for _, extent, _ in levels[1:]:
+        if extent[0] * extent[1] > finest[0] * finest[1]:
+            finest = extent
+    return finest if size is None else _as_size(size)
 
 
 def _as_level(descriptors: Any, features: Any, name: str) -> Level:
@@ -146,17 +194,20 @@ def _as_level(descriptors: Any, features: Any, name: str) -> Level:
         finite=False,
     )
     level = Level(d, f, channels_last, name)
-    depth = f.shape[2] if channels_last else f.shape[0]
-    if d.shape[1] != depth:
+    _check_channels(d.shape[1], f.shape[2] if channels_last else f.shape[0], level.size, name)
+    return level
+
+
+def _check_channels(wanted: int, depth: int, size: tuple[int, int], name: str) -> None:
+    if wanted != depth:
         raise ValueError(
             f"descriptors{name} and features{name} must have the same number of channels D, got "
-            f"{d.shape[1]} and {depth}"
+            f"{wanted} and {depth}"
         )
     if depth == 0:
         raise ValueError(f"features{name} must have at least one channel, got D = 0")
-    if 0 in level.size:
-        raise ValueError(f"features{name} must have at least one cell, got H, W = {level.size}")
-    return level
+    if size[0] == 0 or size[1] == 0:
+        raise ValueError(f"features{name} must have at least one cell, got H, W = {tuple(size)}")
 
 
 def _lies_channels_last(features: Any) -> bool:

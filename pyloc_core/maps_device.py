@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyloc_core import _arrays
@@ -100,6 +101,42 @@ class DeviceLossMaps:
             image_cells=maps.image_cells,
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[DeviceLossMaps]) -> DeviceLossMaps:
+        """All maps of `parts`, in order, without waiting for the device; frames must agree.
+
+        Only the device knows how many entries each part holds, so they are scattered to where the
+        scan over the parts puts them. Room is the sum of the parts' room.
+        """
+        torch = _arrays.torch_module()
+        parts = list(parts)
+        if not parts or not all(isinstance(part, DeviceLossMaps) for part in parts):
+            raise TypeError(f"parts must be at least one DeviceLossMaps, got {parts!r}")
+        first = parts[0]
+        for part in parts:
+            if _frame(part) != _frame(first):
+                raise ValueError(f"parts differ in frame, ln|O| or device: {part!r} and {first!r}")
+        room = sum(part.capacity for part in parts)
+        # One more row takes what lies past a part's last entry, which is undefined.
+        xy = first.xy.new_zeros((room + 1, 2))
+        gain = first.gain.new_zeros((room + 1,))
+        row_ptrs, before = [first.row_ptr.new_zeros((1,))], first.row_ptr.new_zeros((1,))
+        for part in parts:
+            index = torch.arange(part.capacity, device=part.device)
+            place = torch.where(index < part.row_ptr[-1:], index + before, room)
+            xy[place], gain[place] = part.xy, part.gain
+            row_ptrs.append(part.row_ptr[1:] + before)
+            before = before + part.row_ptr[-1:]
+        joined = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("flat_gain", "peak_xy", "peak_gain")
+        }
+        origins = [part.origins for part in parts if part.origins is not None]
+        return replace(
+            first, row_ptr=torch.cat(row_ptrs), xy=xy[:room], gain=gain[:room],
+            origins=torch.cat(origins) if origins else None, **joined,
+        )  # fmt: skip
+
     def __repr__(self) -> str:
         (h, w), (rows, columns) = self.size, self.window
         window = "" if self.origins is None else f", windows {rows} x {columns}"
@@ -107,3 +144,34 @@ class DeviceLossMaps:
             f"DeviceLossMaps({len(self)} maps of {h} x {w}{window} on {self.device}, room for "
             f"{self.capacity} entries, ln|O| = {self.log_cardinality:.4f})"
         )
+
+
+def _frame(maps: DeviceLossMaps) -> tuple[Any, ...]:
+    """What maps must share to be rows of one object."""
+    whole = maps.origins is None
+    fixed = (maps.size, maps.window, maps.log_cardinality, maps.origin, maps.image_cells)
+    return (*fixed, whole, maps.device)
+
+
+def padded_entries(maps: LossMaps, limit: int) -> tuple[Any, ...]:
+    """(row_ptr, xy, gain, peak_xy, peak_gain) of host maps, as tensors with room for N limit entries."""
+    torch = _arrays.torch_module()
+    entries = len(maps.gain)
+    xy = torch.zeros((len(maps) * limit, 2), dtype=torch.int16)
+    gain = torch.zeros(len(maps) * limit)
+    xy[:entries], gain[:entries] = (torch.from_numpy(a.copy()) for a in (maps.xy, maps.gain))
+    peaks = maps.argmin()
+    found = (torch.as_tensor(peaks.xy), torch.as_tensor(peaks.gain))
+    return (torch.from_numpy(maps.row_ptr.copy()), xy, gain, *found)
+
+
+def fake_entries(rows: Any, limit: int) -> tuple[Any, ...]:
+    """What `padded_entries` gives for len(rows) maps, on the device of `rows`, without the values."""
+    torch, n = _arrays.torch_module(), rows.shape[0]
+    return (
+        rows.new_empty((n + 1,), dtype=torch.int64),
+        rows.new_empty((n * limit, 2), dtype=torch.int16),
+        rows.new_empty((n * limit,), dtype=torch.float32),
+        rows.new_empty((n, 2), dtype=torch.int32),
+        rows.new_empty((n,), dtype=torch.float32),
+    )

@@ -40,6 +40,16 @@ def entry_limit(max_entries: MaxEntries) -> int:
     return min(int(max_entries), MAX_SIDE * MAX_SIDE)
 
 
+def device_entry_limit(max_entries: MaxEntries, window: tuple[int, int]) -> int:
+    """The bound where shapes must not depend on the data: at most the cells of a window."""
+    if isinstance(max_entries, str) and max_entries == "all":
+        raise ValueError(
+            'max_entries="all" needs the number of live cells, which is not known before tensors on a '
+            f"device, or traced ones, are allocated: give a number, at most {window[0] * window[1]}"
+        )
+    return min(entry_limit(max_entries), window[0] * window[1])
+
+
 def check_size(value: Any, name: str) -> tuple[int, int]:
     """(H, W) of a map or a window, whole numbers."""
     try:

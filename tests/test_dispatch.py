@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,3 +113,30 @@ def test_device_maps_go_there_and_back(rng: np.random.Generator) -> None:
         assert np.array_equal(getattr(back, name), getattr(maps, name)), name
     assert (back.size, back.log_cardinality) == (maps.size, maps.log_cardinality)
     assert isinstance(back.dense(), torch.Tensor)
+
+
+def test_device_maps_are_joined_where_they_lie(rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    features = rng.normal(size=(8, 12, 15)).astype(np.float32)
+    parts = [pl.loss_maps(rng.normal(size=(n, 8)).astype(np.float32), features) for n in (3, 1, 5)]
+    there = []
+    for part in parts:  # with room that holds nothing defined, as operators on a device leave it
+        each = part.to("cpu")
+        room = torch.full((40,), 7e8)
+        there.append(
+            replace(
+                each, xy=torch.cat([each.xy, torch.full((40, 2), 99, dtype=torch.int16)]),
+                gain=torch.cat([each.gain, room]),
+            )
+        )  # fmt: skip
+    joined = pl.DeviceLossMaps.concatenate(there)
+    assert joined.capacity == sum(part.capacity for part in there)
+    whole = pl.LossMaps.concatenate(parts)
+    for name in ("row_ptr", "xy", "gain", "flat_gain"):
+        assert np.array_equal(getattr(joined.cpu(), name), getattr(whole, name)), name
+    assert np.array_equal(joined.peak_gain, whole.peak_gain)
+    other = pl.loss_maps(rng.normal(size=(2, 8)).astype(np.float32), features[:, :11]).to("cpu")
+    with pytest.raises(ValueError, match="parts differ"):
+        pl.DeviceLossMaps.concatenate([there[0], other])
+    with pytest.raises(TypeError, match="at least one"):
+        pl.DeviceLossMaps.concatenate([])

@@ -65,6 +65,24 @@ def test_lightning_file_with_leftovers(tmp_path: Path, states: Any) -> None:
     assert all(torch.equal(v, states["coarse"][k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.parametrize("model", ["nre", "nre_coarse", None])
+def test_converted_files(tmp_path: Path, states: Any, model: str | None) -> None:
+    pytest.importorskip("safetensors")
+    from pyloc_core.models.convert import convert
+
+    content = {"state_dict": states["coarse"], "hyper_parameters": {"image": {"resize": 30}}}
+    torch.save(content, tmp_path / "coarse.pth")
+    path = tmp_path / "coarse.safetensors"
+    assert convert(tmp_path / "coarse.pth", path, model=model).tensors == len(states["coarse"])
+    whole = models.create("nre", seed=8).load_official(path)
+    assert whole.coarse.options == NREConfig("coarse", "Mixed_6a", False, 30)
+    assert all(torch.equal(v, states["coarse"][k]) for k, v in whole.coarse.state_dict().items())
+    if model != "nre":
+        assert models.create("nre_coarse").load_official(path).options == whole.coarse.options
+        with pytest.raises(ValueError, match="holds the coarse network"):
+            models.create("nre_fine").load_official(path)
+
+
 @pytest.mark.parametrize("stage", ["coarse", "fine"])
 def test_files_of_the_other_stage_are_named(stage: str, states: Any, tmp_path: Path) -> None:
     other = "fine" if stage == "coarse" else "coarse"

@@ -1,25 +1,18 @@
 // SPDX-FileCopyrightText: 2026 The pyloc_core authors
 // SPDX-License-Identifier: Apache-2.0
-// Sums over the live entries of one map around a point, with SIMD, reading only the rows that matter.
-//
-// Entries lie row by row. For every block of 16 entries the row of the first one is kept (EntryBlocks); a
-// vectorised count over those few integers gives the blocks that can hold cells within `reach` of the
-// point, and the rest of the map is never touched.
+// Sums over the live entries of one map around a point, with SIMD, reading only the rows that matter
+// (pyloc/gnc_index.h).
 #pragma once
 
 #include "cpu/simd.h"
 #include "pyloc/gnc.h"
-#include "pyloc/loss_map.h"
+#include "pyloc/gnc_index.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "cells are read as pairs of 16-bit integers in little-endian order"
 #endif
 
 PYLOC_NAMESPACE_BEGIN
-
-constexpr std::int64_t kBlock = 16;
-// Cells beyond this many sigma are left out: exp(-4.5^2 / 2) = 4e-5 of the peak weight.
-constexpr double kReachSigmas = 4.5;
 
 // 2^x for x <= 0, relative error 3e-6: round to an integer exponent and a fraction in [-1/2, 1/2], polynomial
 // of degree 4 fitted for the smallest relative error there. Below -100 it stays at 2^-100, which is nothing
@@ -45,24 +38,12 @@ PYLOC_INLINE PackF decay(PackF x) {
 #endif
 }
 
-// First row of every block, map after map, padded to whole groups of 16 with rows that no map has; map n
-// starts at group row_ptr[n] / 256 + n.
-constexpr std::int64_t kGroup = 16;
-constexpr std::int16_t kNoRow = 32767;
-
-PYLOC_INLINE std::int64_t first_group(const LossMapsView& maps, std::int64_t n) {
-  return maps.row_ptr[n] / (kBlock * kGroup) + n;
-}
-PYLOC_INLINE std::int64_t block_capacity(const LossMapsView& maps) {
-  return (maps.row_ptr[maps.count] / (kBlock * kGroup) + maps.count + 1) * kGroup;
-}
-
 inline void index_blocks(const LossMapsView& maps, std::int64_t n, std::int16_t* first_rows) {
-  std::int16_t* out = first_rows + first_group(maps, n) * kGroup;
+  std::int16_t* out = first_rows + first_group(maps, n) * kBlocksPerGroup;
   std::int64_t blocks = 0;
-  for (std::int64_t i = maps.row_ptr[n]; i < maps.row_ptr[n + 1]; i += kBlock)
+  for (std::int64_t i = maps.row_ptr[n]; i < maps.row_ptr[n + 1]; i += kEntriesPerBlock)
     out[blocks++] = maps.xy[2 * i + 1];
-  for (; blocks % kGroup != 0; ++blocks) out[blocks] = kNoRow;
+  for (; blocks % kBlocksPerGroup != 0; ++blocks) out[blocks] = kNoRow;
 }
 
 // How many of the 16 rows are <= limit.
@@ -76,28 +57,24 @@ PYLOC_INLINE int count_up_to(const std::int16_t* rows, std::int16_t limit) {
   return 16 - __builtin_popcount(unsigned(above)) / 2;
 #else
   int count = 0;
-  for (int i = 0; i < kGroup; ++i) count += rows[i] <= limit ? 1 : 0;
+  for (int i = 0; i < kBlocksPerGroup; ++i) count += rows[i] <= limit ? 1 : 0;
   return count;
 #endif
 }
-
-struct EntryRange {
-  std::int64_t begin, end;
-};
 
 // Entries of map n, in whole blocks, that include all with low <= row <= high; low >= 0, high < kNoRow.
 PYLOC_INLINE EntryRange rows_between(const LossMapsView& maps, const std::int16_t* first_rows, std::int64_t n,
                                      int low, int high) {
   const std::int64_t begin = maps.row_ptr[n], end = maps.row_ptr[n + 1];
-  const std::int16_t* rows = first_rows + first_group(maps, n) * kGroup;
+  const std::int16_t* rows = first_rows + first_group(maps, n) * kBlocksPerGroup;
   std::int64_t skip = 0, keep = 0;
-  for (std::int64_t i = begin; i < end; i += kBlock * kGroup, rows += kGroup) {
+  for (std::int64_t i = begin; i < end; i += kEntriesPerBlock * kBlocksPerGroup, rows += kBlocksPerGroup) {
     skip += count_up_to(rows, std::int16_t(low - 1));
     keep += count_up_to(rows, std::int16_t(high));
   }
   if (skip > 0) --skip;  // the block before may end inside the rows
-  const std::int64_t last = begin + keep * kBlock;
-  return {begin + skip * kBlock, last < end ? last : end};
+  const std::int64_t last = begin + keep * kEntriesPerBlock;
+  return {begin + skip * kEntriesPerBlock, last < end ? last : end};
 }
 
 // Pairs of 16-bit integers, twice as many as there are float lanes.
@@ -141,9 +118,6 @@ PYLOC_INLINE void for_entries(const LossMapsView& maps, EntryRange range, PackI 
   }
 }
 
-// How far outside the map a projection may lie and still be given weight.
-constexpr double kOutside = 700.0;
-
 // A point as an integer cell and a fraction, so that differences to cells stay exact in float32, and the
 // entries near it.
 struct EntryWindow {
@@ -165,8 +139,8 @@ PYLOC_INLINE EntryWindow window_around(const LossMapsView& maps, const std::int1
 PYLOC_INLINE void prefetch(const LossMapsView& maps, const EntryRange& range) {
   __builtin_prefetch(maps.xy + 2 * range.begin);
   __builtin_prefetch(maps.gain + range.begin);
-  __builtin_prefetch(maps.xy + 2 * (range.begin + kBlock));
-  __builtin_prefetch(maps.gain + range.begin + kBlock);
+  __builtin_prefetch(maps.xy + 2 * (range.begin + kEntriesPerBlock));
+  __builtin_prefetch(maps.gain + range.begin + kEntriesPerBlock);
 }
 
 // S_0, S_x, S_y of gnc.h over a window.

@@ -15,7 +15,7 @@ struct Workspace {
         points(std::size_t(3 * chunks * kMapsPerChunk)),
         energies(std::size_t(2 * chunks * kMapsPerChunk)),
         evidence(std::size_t(2 * maps.count)),
-        first_rows(std::size_t(block_capacity(maps))),
+        first_rows(std::size_t(index_capacity(maps.row_ptr[maps.count], maps.count))),
         partial(std::size_t(chunks)) {}
   explicit operator bool() const { return points && energies && evidence && first_rows && partial; }
 
@@ -149,15 +149,6 @@ void judge(const GncProblem& problem, const Pose<double>& pose, double* gains, R
   result->consensus = consensus(count, consistent, count > 0 ? share / double(count) : 0.0);
 }
 
-// The optimisation runs in a frame whose origin is the start's camera centre: with coordinates far from
-// zero (5e6 and a few metres of scene) rotation and translation are otherwise one direction in float64.
-// The published damping is tied to the world's origin.
-Vec3<double> frame_origin(const Pose<double>& start) {
-  const Vec3<double> c = transpose(start.R) * start.t * -1.0;
-  const bool fits = abs_(c.x) < 1e150 && abs_(c.y) < 1e150 && abs_(c.z) < 1e150;
-  return fits ? c : Vec3<double>{0.0, 0.0, 0.0};
-}
-
 bool refine(const LossMapsView& maps, const double* points, const Camera<double>& camera, const double* start,
             const GncOptions& options, int num_threads, double* gains, RefinePoseResult* result) {
   Workspace w(maps);
@@ -165,6 +156,7 @@ bool refine(const LossMapsView& maps, const double* points, const Camera<double>
   const bool published = options.published != 0;
   const GncProblem problem = bind(maps, camera, w, num_threads, published);
   Pose<double> pose = load_pose<double>(start);
+  // The published damping is tied to the world's origin.
   const Vec3<double> origin = published ? Vec3<double>{0.0, 0.0, 0.0} : frame_origin(pose);
   prepare(problem, points, origin);
   pose.t = transform(pose, origin);

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core._extras import require
-from pyloc_core.localization.images import fit_size, read_gray
+from pyloc_core.localization.images import fit_size, reader_for
 from pyloc_core.localization.localizer import Localization, Localizer
 from pyloc_core.localization.methods import BASELINES, Comparison, timed
 from pyloc_core.localization.options import LocalizerOptions, MapOptions
@@ -77,7 +77,7 @@ def evaluate(
 def _run(
     localizer: Localizer, query: Query, methods: list[str], seed: int, num_threads: int | None
 ) -> list[dict[str, Any]]:
-    image = read_gray(query.image)
+    image = reader_for(localizer.descriptor)(query.image)
     found = localizer.localize_detailed(image, query.camera, seed=seed, num_threads=num_threads)
     pixels = fit_size(image, localizer.map.options.max_size)
     scaled = query.camera

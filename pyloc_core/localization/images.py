@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def read_gray(path: str | Path) -> npt.NDArray[np.uint8]:
         raise ValueError(f"no such image: {path}") from None
     except Exception as error:  # Pillow raises many types for damaged files
         raise ValueError(f"cannot read image {path}: {error}") from None
+
+
+def reader_for(descriptor: Any) -> Callable[[str | Path], npt.NDArray[np.uint8]]:
+    """What reads photos for a descriptor: in colour where its `in_colour` is true, as luma otherwise."""
+    return read_image if getattr(descriptor, "in_colour", False) else read_gray
 
 
 def check_image(image: Any, name: str = "image") -> npt.NDArray[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core.camera import Camera
-from pyloc_core.localization.images import read_gray
+from pyloc_core.localization.images import reader_for
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import MapOptions
 
@@ -110,11 +110,12 @@ class Scene:
     def build_map(self, query: Query, descriptor: Any, options: MapOptions) -> Map:
         """The map of everything but the query."""
         names: Sequence[str] = query.view_names
+        read = reader_for(descriptor)
         return Map.from_arrays(
             query.xyz, query.obs_ptr, query.obs_view, image_names=names,
             cameras=[self.cameras[n] for n in names],
             cam_from_world=np.array([self.cam_from_world[n] for n in names]),
-            images=lambda view: read_gray(self.folder / "images" / names[view]),
+            images=lambda view: read(self.folder / "images" / names[view]),
             point_ids=query.point_ids, descriptor=descriptor, options=options,
         )  # fmt: skip
 

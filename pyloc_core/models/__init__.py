@@ -13,6 +13,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -64,13 +65,20 @@ def create(name: str, *, seed: int = 0, **config: Any) -> Any:
     """
     cls = model_class(name)
     known = [p for p in inspect.signature(cls.__init__).parameters if p not in ("self", "seed")]
-    for option in config:
+    check_options(name, config, known)
+    torch = importlib.import_module("torch")
+    with torch.random.fork_rng(devices=[]):  # the constructors of layers draw from the global one
+        return cls(seed=seed, **config).eval()
+
+
+def check_options(name: str, given: Collection[str], known: Sequence[str]) -> None:
+    """TypeError for an option that does not exist, with the nearest that does."""
+    for option in given:
         if option not in known:
             raise TypeError(f"{name} has no option {option!r}{_hint(option, known)}")
-    return cls(seed=seed, **config).eval()
 
 
-def _hint(name: str, known: list[str]) -> str:
+def _hint(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"; did you mean {close[0]}?"

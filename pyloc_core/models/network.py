@@ -45,6 +45,7 @@ class Network(nn.Module):
     model_name: ClassVar[str]
     licence: ClassVar[Licence]
     prefixes: ClassVar[tuple[str, ...]] = ()
+    in_colour: ClassVar[bool] = True  # maps are built from images in colour (`Descriptor`)
 
     def config(self) -> dict[str, Any]:
         """Options that `create` would need to build the same network."""

@@ -10,13 +10,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pyloc_core import _arrays, _dispatch, _native
+from pyloc_core import _arrays, _dispatch, _library, _native, _tensors
 from pyloc_core.maps import LossMaps
+from pyloc_core.maps_device import DeviceLossMaps, fake_entries, padded_entries
 from pyloc_core.maps_layout import (
     PUBLISHED_EPSILON,
     MaxEntries,
     check_size,
     default_log_cardinality,
+    device_entry_limit,
     entry_limit,
 )
 
@@ -39,8 +41,9 @@ def local_loss_maps(
     max_entries: MaxEntries = None,
     compat: Compat | None = None,
     num_threads: int | None = None,
+    check_finite: bool = False,
     implementation: str | None = None,
-) -> LossMaps:
+) -> Any:
     """Loss maps of N descriptors in windows of a fine feature map around prior positions.
 
     `L_n(p) = min(ln|O|, -ln(C_n(p) * mass_n * scale))`, `C_n` the softmax of
@@ -61,29 +64,84 @@ def local_loss_maps(
         strides: strides of the fine and of the coarse map, image pixels per cell.
         temperature: divides the logits.
         max_entries: live cells kept per map, the least informative dropped first (equal losses:
-            the later cell). None is the default of 256; "all" keeps everything.
+            the later cell). None is the default of 256; "all" keeps everything, on the host only.
         compat: "published" reproduces the published program: windows of 2 (w // 2) + 1 cells around
             the centre truncated towards zero, cells outside the map in the softmax with logit 0,
             scale 1 / w, -ln(x + 2^-23), and entries displaced by w // 2 in x and y.
             "published_placed" is the same without the displacement.
+        num_threads: threads to use; the result does not depend on it.
+        check_finite: on the CPU values are always checked; on a GPU on request, since it waits for the
+            device. Without it a window that a NaN entered gives an empty map.
+        implementation: "native", "triton" (CUDA tensors) or "reference" (torch, float64).
 
     Returns:
-        LossMaps with the windows' origins. A dropped map has no entries.
+        LossMaps with the windows' origins. A dropped map has no entries. CUDA tensors, and tensors of
+        any device under torch.compile, give DeviceLossMaps with room for min(max_entries, h w) entries
+        per map.
 
     Raises:
         ValueError: shapes that do not fit, D, H or W = 0, values that are not finite (features are
             checked where a window reads them), mass outside [0, 1], scale or temperature not positive.
         TypeError: arrays that are not real numbers.
     """
+    arrays = {"descriptors": descriptors, "features": features, "centers": centers}
+    if not isinstance(coarse_mass, (int, float)):
+        arrays["coarse_mass"] = coarse_mass
+    threads = _arrays.thread_count(num_threads)
+    if _dispatch.on_tensors("local_loss_maps", implementation, arrays):
+        tensors = _check_tensors(descriptors, features, centers, coarse_mass, check_finite)
+        size = check_size(tensors.features.shape[1:], "the size of features")
+        rule = _window_rule(size, window, scale, strides, temperature, compat)
+        limit = device_entry_limit(max_entries, rule.window)
+        return _tensor_maps(tensors, rule, compat, limit, threads, implementation)
     use_reference = _dispatch.use_reference("local_loss_maps", implementation)
     problem = _check(
         descriptors, features, centers, window, coarse_mass, scale, strides, temperature, compat
     )
     limit = entry_limit(max_entries)
-    threads = _arrays.thread_count(num_threads)
     if use_reference:
         return _run_reference(problem, limit)
     return _run(problem, limit, threads)
+
+
+class _WindowRule(NamedTuple):
+    """What holds for all windows: their size, what lies before a centre's cell, the factor of the
+    probability, and `shift`, by which the published program displaces entries."""
+
+    size: tuple[int, int]
+    window: tuple[int, int]
+    half: tuple[int, int]
+    scale: float
+    temperature: float
+    shift: int
+
+    @property
+    def log_cardinality(self) -> float:
+        return default_log_cardinality(self.size)
+
+
+def _window_rule(
+    size: tuple[int, int], window: Any, scale: float | None, strides: tuple[float, float],
+    temperature: float, compat: Compat | None,
+) -> _WindowRule:  # fmt: skip
+    if compat not in (None, "published", "published_placed"):
+        raise ValueError(f'compat must be None, "published" or "published_placed", got {compat!r}')
+    single = isinstance(window, (int, float, np.generic)) or getattr(window, "ndim", 1) == 0
+    extent = check_size((window, window) if single else window, "window")
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    published = compat is not None
+    if scale is None:
+        if not all(math.isfinite(s) and s > 0 for s in strides) or len(strides) != 2:
+            raise ValueError(f"strides must be two positive numbers, got {strides!r}")
+        scale = 1.0 / extent[1] if published else (strides[0] / strides[1]) ** 2
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be positive and finite, got {scale}")
+    half = (extent[0] // 2, extent[1] // 2)
+    if published:
+        extent = (2 * half[0] + 1, 2 * half[1] + 1)
+    shift = half[0] if compat == "published" else 0
+    return _WindowRule(size, extent, half, float(scale), float(temperature), shift)
 
 
 class _Problem(NamedTuple):
@@ -119,8 +177,6 @@ def _check(
     temperature: float,
     compat: Compat | None,
 ) -> _Problem:
-    if compat not in (None, "published", "published_placed"):
-        raise ValueError(f'compat must be None, "published" or "published_placed", got {compat!r}')
     h = _arrays.as_array(descriptors, "descriptors", shape=("N", "D"), dtype="float32")
     f = _arrays.as_array(
         features, "features", shape=("D", "H", "W"), dtype=_arrays.FEATURE_DTYPES, finite=False
@@ -132,26 +188,14 @@ def _check(
     if h.shape[1] != f.shape[0]:
         raise ValueError(f"descriptors have {h.shape[1]} channels and features {f.shape[0]}")
     size = check_size(f.shape[1:], "the size of features")
-    extent = check_size((window, window) if np.ndim(window) == 0 else window, "window")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    rule = _window_rule(size, window, scale, strides, temperature, compat)
     published = compat is not None
-    if scale is None:
-        if not all(math.isfinite(s) and s > 0 for s in strides) or len(strides) != 2:
-            raise ValueError(f"strides must be two positive numbers, got {strides!r}")
-        scale = 1.0 / extent[1] if published else (strides[0] / strides[1]) ** 2
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be positive and finite, got {scale}")
-    half = (extent[0] // 2, extent[1] // 2)
-    if published:
-        extent = (2 * half[0] + 1, 2 * half[1] + 1)
-    origins, alive = _origins(c.data, half, published)
-    log_weight = _log_weight(coarse_mass, len(c.data), scale)
+    origins, alive = _origins(c.data, rule.half, published)
+    log_weight = _log_weight(coarse_mass, len(c.data), rule.scale)
     log_weight[~alive] = -np.inf
     return _Problem(
-        h, f, origins, extent, log_weight, float(temperature), default_log_cardinality(size),
-        PUBLISHED_EPSILON if published else 0.0, published,
-        half[0] if compat == "published" else 0,
+        h, f, origins, rule.window, log_weight, rule.temperature, rule.log_cardinality,
+        PUBLISHED_EPSILON if published else 0.0, published, rule.shift,
     )  # fmt: skip
 
 
@@ -232,3 +276,110 @@ def _finish(problem: _Problem, rows: Any) -> LossMaps:
         rows, len(problem.log_weight), problem.size, problem.window, problem.placed,
         problem.log_cardinality, _flat_gain(problem), (problem.descriptors, problem.features),
     )  # fmt: skip
+
+
+class _Tensors(NamedTuple):
+    """The arguments on their device; `mass` (N,) float64 or None."""
+
+    descriptors: Any
+    features: Any
+    centers: Any
+    mass: Any
+
+
+def _check_tensors(
+    descriptors: Any, features: Any, centers: Any, coarse_mass: Any, finite: bool
+) -> _Tensors:
+    kinds = _arrays.FEATURE_DTYPES
+    h = _tensors.check(descriptors, "descriptors", shape=("N", "D"), dtype=kinds).detach()
+    f = _tensors.check(
+        features, "features", shape=("D", "H", "W"), dtype=kinds, device=h.device
+    ).detach()
+    c = _tensors.check(centers, "centers", shape=("N", 2), device=h.device).detach()
+    _arrays.check_equal_length(h.shape[0], "descriptors", c.shape[0], "centers")
+    if 0 in tuple(f.shape):
+        raise ValueError(f"features must not be empty, got shape {tuple(f.shape)}")
+    if h.shape[1] != f.shape[0]:
+        raise ValueError(f"descriptors have {h.shape[1]} channels and features {f.shape[0]}")
+    mass = None
+    if isinstance(coarse_mass, (int, float)):
+        if not 0 <= coarse_mass <= 1 + 1e-6:
+            raise ValueError(f"coarse_mass must lie within 0 and 1, got {coarse_mass}")
+        mass = c.new_full((h.shape[0],), coarse_mass)
+    elif coarse_mass is not None:
+        mass = _tensors.check(coarse_mass, "coarse_mass", device=h.device).detach()
+        if tuple(mass.shape) not in ((), (h.shape[0],)):
+            raise ValueError(
+                f"coarse_mass must be a number or ({h.shape[0]},), got {tuple(mass.shape)}"
+            )
+        mass = mass.expand(h.shape[0])
+    if finite:
+        _tensors.check_finite(descriptors=h, features=f)
+    return _Tensors(h, f, c, mass)
+
+
+def _tensor_maps(
+    tensors: _Tensors,
+    rule: _WindowRule,
+    compat: str | None,
+    limit: int,
+    threads: int,
+    implementation: str | None,
+) -> DeviceLossMaps:
+    _library.ensure()
+    run = _arrays.torch_module().ops.pyloc_core.local_loss_maps
+    row_ptr, xy, gain, peak_xy, peak_gain, origins, flat_gain = run(
+        *tensors, *rule.window, rule.scale, rule.temperature, limit, compat or "", threads,
+        implementation or "",
+    )  # fmt: skip
+    return DeviceLossMaps(
+        row_ptr, xy, gain, rule.size, rule.window, origins, rule.log_cardinality, flat_gain, peak_xy,
+        peak_gain,
+    )  # fmt: skip
+
+
+def _run_tensors(
+    descriptors: Any, features: Any, centers: Any, mass: Any, window_h: int, window_w: int,
+    scale: float, temperature: float, limit: int, compat: str, threads: int, implementation: str,
+) -> tuple[Any, ...]:  # fmt: skip
+    arrays = {"descriptors": descriptors, "features": features, "centers": centers}
+    chosen = _dispatch.select("local_loss_maps", implementation, arrays)
+    size, window = tuple(features.shape[1:]), (window_h, window_w)
+    if chosen in ("triton", "cuda"):
+        module = _dispatch.device_module("local_loss_maps", chosen)
+        half = (window_h // 2, window_w // 2)
+        shift = half[0] if compat == "published" else 0
+        placed = module.WindowRule(window, half, shift, scale, bool(compat))
+        entries, origins, flat = module.local_loss_maps(
+            descriptors, features, centers, mass, placed, temperature,
+            default_log_cardinality(size), PUBLISHED_EPSILON if compat else 0.0, limit,
+        )  # fmt: skip
+        return (*entries, origins, flat)
+    maps = local_loss_maps(
+        descriptors, features, centers, window=window, coarse_mass=mass, scale=scale,
+        temperature=temperature, max_entries=limit, compat=compat or None,  # type: ignore[arg-type]
+        num_threads=threads or None, implementation=chosen,
+    )  # fmt: skip
+    assert isinstance(maps, LossMaps) and maps.origins is not None
+    torch = _arrays.torch_module()
+    placed_at, flat = (torch.from_numpy(a.copy()) for a in (maps.origins, maps.flat_gain))
+    return (*padded_entries(maps, limit), placed_at, flat)
+
+
+def _fake(
+    descriptors: Any, features: Any, centers: Any, mass: Any, window_h: int, window_w: int,
+    scale: float, temperature: float, limit: int, *rest: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    row_ptr, xy, gain, peak_xy, peak_gain = fake_entries(descriptors, limit)
+    origins, flat = peak_xy.new_empty(peak_xy.shape), peak_gain.new_empty(peak_gain.shape)
+    return row_ptr, xy, gain, peak_xy, peak_gain, origins, flat
+
+
+_library.define(
+    "local_loss_maps",
+    "(Tensor descriptors, Tensor features, Tensor centers, Tensor? mass, int window_h, int window_w,"
+    " float scale, float temperature, int limit, str compat, int threads, str implementation)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    run=_run_tensors,
+    fake=_fake,
+)

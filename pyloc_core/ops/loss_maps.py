@@ -8,14 +8,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pyloc_core import _arrays, _dispatch, _levels, _native
+from pyloc_core import _arrays, _dispatch, _levels, _library, _native
 from pyloc_core.maps import LossMaps
+from pyloc_core.maps_device import DeviceLossMaps, fake_entries, padded_entries
 from pyloc_core.maps_layout import (
     PUBLISHED_EPSILON,
     MaxEntries,
     check_frame,
     check_size,
     default_log_cardinality,
+    device_entry_limit,
     entry_limit,
 )
 
@@ -31,8 +33,9 @@ def loss_maps(
     image_cells: tuple[int, int] | None = None,
     compat: Literal["published"] | None = None,
     num_threads: int | None = None,
+    check_finite: bool = False,
     implementation: str | None = None,
-) -> LossMaps:
+) -> Any:
     """Loss maps `L_n(p) = min(ln|O|, -ln C_n(p))`, `|O| = 1 + H W` (thesis, Eq. 4.7).
 
     `C_n` is the softmax over all cells of `<h_n, F(p)> / temperature`. Only live cells, those with
@@ -46,7 +49,7 @@ def loss_maps(
         max_entries: live cells kept per map. A flat map has nearly half of its cells just below
             the truncation; they carry no information, and must not dominate cost or memory. So
             the least informative are dropped first (equal losses: the later cell), beyond 256
-            entries by default (None); "all" keeps everything.
+            entries by default (None); "all" keeps everything, on the host only.
         origin: map point (x0, y0) of the first cell, negative where the features are padded beyond
             the image (NeurHal); `|O|` counts every cell, the padded ones too.
         image_cells: (H, W) in cells that the image covers from map point (0, 0) on; by default, with
@@ -64,19 +67,24 @@ def loss_maps(
             range.
         TypeError: something that is no array, or an array that holds no real numbers.
     """
+    if compat not in (None, "published"):
+        raise ValueError(f'compat must be None or "published", got {compat!r}')
+    arrays = {"descriptors": descriptors, "features": features}
+    if _dispatch.on_tensors("loss_maps", implementation, arrays):
+        tensors = _levels.as_tensor_levels(descriptors, features, size, check_finite)
+        threads = _arrays.thread_count(num_threads)
+        return _tensor_loss_maps(tensors, temperature, max_entries, compat, threads, implementation)
     levels = _levels.as_levels(descriptors, features, size)
     map_size = check_size(levels.size, "the size of the maps")
     temperature = _levels.as_positive(temperature, "temperature")
     limit, threads = entry_limit(max_entries), _arrays.thread_count(num_threads)
-    if compat not in (None, "published"):
-        raise ValueError(f'compat must be None or "published", got {compat!r}')
     epsilon = 0.0 if compat is None else PUBLISHED_EPSILON
     check_frame(origin, image_cells, map_size)
     cardinality = default_log_cardinality(map_size)
     if _dispatch.use_reference("loss_maps", implementation):
-        tensors = _levels.as_tensors(levels, descriptors, features)
+        pairs = _levels.as_tensors(levels, descriptors, features)
         dense = _dispatch.reference_module("loss_maps").loss_maps(
-            tensors, map_size, temperature, cardinality, epsilon
+            pairs, map_size, temperature, cardinality, epsilon
         )
         maps = LossMaps.from_dense(
             dense.detach().numpy(), log_cardinality=cardinality, max_entries=limit
@@ -94,3 +102,62 @@ def loss_maps(
         rows, levels.count, map_size, map_size, None, cardinality, flat, levels.sources
     )
     return maps._place(origin, image_cells)
+
+
+def _tensor_loss_maps(
+    levels: _levels.TensorLevels,
+    temperature: float,
+    max_entries: MaxEntries,
+    compat: str | None,
+    threads: int,
+    implementation: str | None,
+) -> DeviceLossMaps:
+    size = check_size(levels.size, "the size of the maps")
+    temperature = _levels.as_positive(temperature, "temperature")
+    limit = device_entry_limit(max_entries, size)
+    _library.ensure()
+    torch = _arrays.torch_module()
+    row_ptr, xy, gain, peak_xy, peak_gain = torch.ops.pyloc_core.loss_maps(
+        levels.descriptors, levels.features, *size, temperature, limit, compat or "", threads,
+        implementation or "",
+    )  # fmt: skip
+    flat = torch.zeros_like(peak_gain)
+    cardinality = default_log_cardinality(size)
+    return DeviceLossMaps(
+        row_ptr, xy, gain, size, size, None, cardinality, flat, peak_xy, peak_gain
+    )
+
+
+def _run(
+    descriptors: list[Any], features: list[Any], height: int, width: int, temperature: float,
+    limit: int, compat: str, threads: int, implementation: str,
+) -> tuple[Any, ...]:  # fmt: skip
+    arrays = {"descriptors": descriptors, "features": features}
+    chosen, size = _dispatch.select("loss_maps", implementation, arrays), (height, width)
+    if chosen in ("triton", "cuda"):
+        epsilon = PUBLISHED_EPSILON if compat else 0.0
+        run = _dispatch.device_module("loss_maps", chosen).loss_maps
+        cardinality = default_log_cardinality(size)
+        return tuple(run(descriptors, features, size, temperature, cardinality, epsilon, limit))
+    maps = loss_maps(
+        descriptors, features, size=size, temperature=temperature, max_entries=limit,
+        compat="published" if compat else None, num_threads=threads or None, implementation=chosen,
+    )  # fmt: skip
+    assert isinstance(maps, LossMaps)
+    return padded_entries(maps, limit)
+
+
+def _fake(
+    descriptors: list[Any], features: list[Any], height: int, width: int, temperature: float,
+    limit: int, *rest: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    return fake_entries(descriptors[0], limit)
+
+
+_library.define(
+    "loss_maps",
+    "(Tensor[] descriptors, Tensor[] features, int height, int width, float temperature, int limit,"
+    " str compat, int threads, str implementation) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    run=_run,
+    fake=_fake,
+)

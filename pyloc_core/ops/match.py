@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyloc_core import _arrays, _dispatch, _levels, _native
+from pyloc_core import _arrays, _dispatch, _levels, _library, _native
 
 
 class Matches(NamedTuple):
@@ -42,6 +42,7 @@ def match(
     entropy: bool = False,
     subcell: str | None = None,
     num_threads: int | None = None,
+    check_finite: bool = False,
     implementation: str | None = None,
 ) -> Matches:
     """Find every descriptor in a dense feature map, without storing a correlation map.
@@ -67,7 +68,10 @@ def match(
         subcell: "quadratic" refines xy to the maximum of the quadratic through the 3 x 3 correlations
             around the best cell, at most one cell away.
         num_threads: threads to use; the result does not depend on it.
-        implementation: "native" or "reference" (torch, float64, stores N H W values).
+        check_finite: on the CPU values are always checked. On a GPU that would wait for the device: it
+            is done on request, and without it a NaN makes the results of its descriptors NaN.
+        implementation: "native", "triton" (CUDA tensors) or "reference" (torch, float64, stores
+            N H W values).
 
     Returns:
         Matches; N = 0 gives empty arrays. No gradient flows through it. For a cyclic (mutual) check,
@@ -82,16 +86,23 @@ def match(
     Source: Germain, Bourmaud, Lepetit, "Sparse-to-dense hypercolumn matching" (2019), thesis Eq. 3.1;
     "S2DNet" (2020), Eq. 3.2, 3.3.
     """
-    levels = _levels.as_levels(descriptors, features, size)
     temperature = _levels.as_positive(temperature, "temperature")
-    rank = _rank(quantile, levels.size)
     if subcell not in (None, "quadratic"):
         raise ValueError(f"subcell must be None or 'quadratic', got {subcell!r}")
     threads = _arrays.thread_count(num_threads)
+    arrays = {"descriptors": descriptors, "features": features}
+    if _dispatch.on_tensors("match", implementation, arrays):
+        tensors = _levels.as_tensor_levels(descriptors, features, size, check_finite)
+        rank = _rank(quantile, tensors.size)
+        return _tensor_match(
+            tensors, temperature, rank, subcell is not None, entropy, threads, implementation
+        )
+    levels = _levels.as_levels(descriptors, features, size)
+    rank = _rank(quantile, levels.size)
     if _dispatch.use_reference("match", implementation):
-        tensors = _levels.as_tensors(levels, descriptors, features)
+        pairs = _levels.as_tensors(levels, descriptors, features)
         found = _dispatch.reference_module("match").match(
-            tensors, levels.size, temperature, rank, subcell is not None
+            pairs, levels.size, temperature, rank, subcell is not None
         )
         results = [each.detach().numpy() for each in found]
     else:
@@ -127,6 +138,66 @@ def _native_match(
     )
     levels.check_status(status)
     return [xy, log_probability, ratio, entropies]
+
+
+def _tensor_match(
+    levels: _levels.TensorLevels,
+    temperature: float,
+    rank: int,
+    subcell: bool,
+    entropy: bool,
+    threads: int,
+    implementation: str | None,
+) -> Matches:
+    _library.ensure()
+    xy, log_probability, ratio, entropies = _arrays.torch_module().ops.pyloc_core.match(
+        levels.descriptors, levels.features, *levels.size, temperature, rank, entropy, subcell,
+        threads, implementation or "",
+    )  # fmt: skip
+    return Matches(xy, log_probability, ratio if rank else None, entropies if entropy else None)
+
+
+def _run(
+    descriptors: list[Any], features: list[Any], height: int, width: int, temperature: float,
+    rank: int, entropy: bool, subcell: bool, threads: int, implementation: str,
+) -> tuple[Any, ...]:  # fmt: skip
+    arrays = {"descriptors": descriptors, "features": features}
+    chosen = _dispatch.select("match", implementation, arrays)
+    size = (height, width)
+    if chosen in ("triton", "cuda"):
+        module = _dispatch.device_module("match", chosen)
+        return tuple(module.match(descriptors, features, size, temperature, rank, entropy, subcell))
+    found = match(
+        descriptors, features, size=size, temperature=temperature, entropy=entropy,
+        quantile=min(1.0, (rank + 0.5) / (height * width)) if rank else None,
+        subcell="quadratic" if subcell else None, num_threads=threads or None, implementation=chosen,
+    )  # fmt: skip
+    some = found.log_probability
+    return tuple(some.new_empty(0) if each is None else each for each in found)
+
+
+def _fake(
+    descriptors: list[Any], features: list[Any], height: int, width: int, temperature: float,
+    rank: int, entropy: bool, *rest: Any,
+) -> tuple[Any, ...]:  # fmt: skip
+    some, torch = descriptors[0], _arrays.torch_module()
+    n = some.shape[0]
+
+    def new(*shape: int) -> Any:
+        return some.new_empty(shape, dtype=torch.float32)
+
+    xy = some.new_empty((n, 2), dtype=torch.float64)
+    return xy, new(n), new(n if rank else 0), new(n if entropy else 0)
+
+
+_library.define(
+    "match",
+    "(Tensor[] descriptors, Tensor[] features, int height, int width, float temperature, int rank,"
+    " bool entropy, bool subcell, int threads, str implementation)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    run=_run,
+    fake=_fake,
+)
 
 
 def _rank(quantile: float | None, size: tuple[int, int]) -> int:

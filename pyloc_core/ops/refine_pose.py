@@ -1,38 +1,71 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""Refinement of a camera pose over loss maps."""
+"""Refinement of camera poses over loss maps."""
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
-from pyloc_core import _arrays, _dispatch, _native
+from pyloc_core import _arrays, _dispatch, _native, _problems, _refinements
 from pyloc_core.camera import camera_native_args
 from pyloc_core.maps import LossMaps
-from pyloc_core.pose import PoseEstimate, as_cam_from_world
+from pyloc_core.maps_device import DeviceLossMaps
+from pyloc_core.pose import PoseEstimate, PoseEstimates, as_cam_from_world
 
-# Twin of pyloc::GncReason.
-_REASONS = (
-    "converged",
-    "stalled: five damped steps in a row did not lower the energy",
-    "stopped at max_iterations",
-    "no live cell lies near any projection",
-    "not refined",
-)
-_STALLED = 1
-_MIN_USABLE = 4  # pyloc::kMinUsable
 _FISHEYE, _AFTER_P2 = 2.0, 9  # of the camera's 13 numbers: its kind, where k3 begins
 
 
+@overload
 def refine_pose(
     maps: LossMaps,
     points3d: Any,
     camera: Any,
     cam_from_world: Any,
     *,
+    problem_ptr: None = ...,
+    sigma_max: float = ...,
+    sigma_min: float = ...,
+    max_iterations: int = ...,
+    gain_ratio: float = ...,
+    min_decrease: float = ...,
+    compat: Literal["published"] | None = ...,
+    num_threads: int | None = ...,
+    check_finite: bool = ...,
+    implementation: str | None = ...,
+) -> PoseEstimate: ...
+
+
+@overload
+def refine_pose(
+    maps: LossMaps | DeviceLossMaps,
+    points3d: Any,
+    camera: Any,
+    cam_from_world: Any,
+    *,
+    problem_ptr: Any = ...,
+    sigma_max: float = ...,
+    sigma_min: float = ...,
+    max_iterations: int = ...,
+    gain_ratio: float = ...,
+    min_decrease: float = ...,
+    compat: Literal["published"] | None = ...,
+    num_threads: int | None = ...,
+    check_finite: bool = ...,
+    implementation: str | None = ...,
+) -> PoseEstimates: ...
+
+
+def refine_pose(
+    maps: LossMaps | DeviceLossMaps,
+    points3d: Any,
+    camera: Any,
+    cam_from_world: Any,
+    *,
+    problem_ptr: Any = None,
     sigma_max: float = 2.0,
     sigma_min: float = 0.6,
     max_iterations: int = 200,
@@ -40,8 +73,9 @@ def refine_pose(
     min_decrease: float = 1e-5,
     compat: Literal["published"] | None = None,
     num_threads: int | None = None,
+    check_finite: bool = False,
     implementation: str | None = None,
-) -> PoseEstimate:
+) -> PoseEstimate | PoseEstimates:
     """Refine a pose on N loss maps by graduated non-convexity.
 
     Minimises `E_sigma = -sum_n sum_q gain_n(q) k_sigma(|q - p_n|)` over the pose, `p_n` the
@@ -49,11 +83,17 @@ def refine_pose(
     sigma: `sigma_max`, the powers of two below it down to 1, 0.9, 0.8 ... `sigma_min`.
 
     Args:
-        maps: N loss maps; windows and full maps alike, their cells are the unit of sigma.
+        maps: N loss maps; windows and full maps alike, their cells are the unit of sigma. LossMaps,
+            or DeviceLossMaps with the other arrays as tensors of that device.
         points3d: (N, 3) world points.
         camera: `Camera` (or pycolmap camera, or dictionary) in image pixels, or (3, 3) K in map
             cells. Distortion enters the projection and its Jacobian.
         cam_from_world: (3, 4) or (4, 4) start. A rotation within 1e-3 of orthonormal is cleaned up.
+        problem_ptr: (B + 1,) integers that rise from 0 to N: B problems of their own, problem b with
+            the maps and points `problem_ptr[b]:problem_ptr[b + 1]` and the start `cam_from_world[b]`
+            of (B, 3, 4). `camera` is then one for all, a list of B, or (B, 13) float64 in map
+            coordinates: kind (0 pinhole, 1 with OpenCV's distortion k1 k2 p1 p2 k3 k4 k5 k6, 2 fisheye
+            with k1 k2 k3 k4), fx, fy, cx, cy and the 8 distortion values.
         sigma_max, sigma_min: cells; the thesis takes 2.0 and 0.6 for coarse maps, 8.0 and 0.6 for
             fine ones (appendix B.2.3).
         max_iterations: bound on steps over all sigmas.
@@ -63,8 +103,13 @@ def refine_pose(
             compared when sigma changes, damping by the identity until 1e7 (give a large
             `max_iterations`, it has no bound), depths below 1e-4 left out, k1 alone in the distortion's
             derivative, a result that depends on the world's origin. For distortion by k1, k2, p1, p2.
+            On the CPU only.
         num_threads: threads; the result does not depend on it.
-        implementation: "native" or "reference" (torch, float64).
+        check_finite: refuse NaN and infinity in tensors on a device too, which waits for it. Without
+            it a point that holds them takes no part there, and a start that is not finite, or no
+            rotation, ends without success.
+        implementation: "native" (the CPU's), "cuda" (the default on a GPU: one block of threads per
+            problem, one launch for all) or "reference" (torch, float64; one problem).
 
     Returns:
         PoseEstimate. `cost` is Eq. 4.6 in nats at the returned pose and `gain` N ln|O| minus it;
@@ -77,6 +122,9 @@ def refine_pose(
         infinite and the pose is the start, or, when the optimisation ran, where it ended.
         `inlier_probability` is of the kind (NumPy or torch) of `points3d`, pose and covariance of the
         kind of `cam_from_world`.
+        With `problem_ptr`, and always for DeviceLossMaps, PoseEstimates: B of them as arrays of the kind
+        of `points3d`, on the CPU with the bits of B calls. On a GPU nothing waits for the device, and the
+        call can be captured in a CUDA graph when every argument that is an array lies there.
 
     Raises:
         ValueError, TypeError: wrong shapes or dtypes, NaN or infinite values, lengths that differ, a
@@ -84,29 +132,60 @@ def refine_pose(
 
     Source: H. Germain, thesis (2021), section 4.4.2, Eq. 4.6 and 4.9, appendix B.
     """
+    _problems.check_maps(maps)
+    threads = _arrays.thread_count(num_threads)
+    options = _options(sigma_max, sigma_min, max_iterations, gain_ratio, min_decrease, compat)
+    arrays = {"points3d": points3d, "cam_from_world": cam_from_world, "problem_ptr": problem_ptr}
+    if isinstance(maps, DeviceLossMaps) or _dispatch.on_tensors(
+        "refine_pose", implementation, arrays
+    ):
+        force = implementation or ""
+        return _refinements.on_tensors(maps, camera, arrays, options, threads, check_finite, force)
     begin = time.perf_counter()
-    if not isinstance(maps, LossMaps):
-        raise TypeError(f"maps must be LossMaps, got {type(maps).__name__}")
     points = _arrays.as_array(points3d, "points3d", shape=("N", 3))
     _arrays.check_equal_length(len(maps), "maps", len(points.data), "points3d")
+    if problem_ptr is not None:
+        by_reference = _dispatch.use_reference("refine_pose", implementation)
+        return _batch(maps, points, camera, arrays, options, threads, by_reference)
     start = as_cam_from_world(cam_from_world)
     if not np.isfinite(start).all():
         raise ValueError("cam_from_world holds values too large to be a pose")
-    threads = _arrays.thread_count(num_threads)
-    options = _options(sigma_max, sigma_min, max_iterations, gain_ratio, min_decrease, compat)
     args = camera_native_args(camera, maps.image_cells, maps.origin)
-    if options[5] and (args[0] == _FISHEYE or any(args[_AFTER_P2:])):
-        raise ValueError('compat="published" knows distortion by k1, k2, p1 and p2 alone')
+    _check_published(options, args)
     maps = maps.without_origin()
     run = _run_reference if _dispatch.use_reference("refine_pose", implementation) else _run_native
     pose, gains, covariance, found = run(maps, points.data, args, start, options, threads)
-    if options[5] and found.reason == _STALLED:
-        stopped = "stopped when the damping reached 1e7"
-    else:
-        stopped = _REASONS[found.reason]
-    estimate = _estimate(maps, pose, gains, covariance, found, stopped)
+    estimate = _estimate(maps, pose, gains, covariance, found, bool(options[5]))
     is_torch = _arrays.is_torch(cam_from_world)
     return _finished(estimate, points, is_torch, time.perf_counter() - begin)
+
+
+def _check_published(options: tuple[Any, ...], camera: Any) -> None:
+    if options[5] and (camera[0] == _FISHEYE or any(camera[_AFTER_P2:])):
+        raise ValueError('compat="published" knows distortion by k1, k2, p1 and p2 alone')
+
+
+def _batch(
+    maps: LossMaps,
+    points: _arrays.ArrayIn,
+    camera: Any,
+    arrays: dict[str, Any],
+    options: tuple[float, float, int, float, float, int],
+    threads: int,
+    by_reference: bool,
+) -> PoseEstimates:
+    if by_reference:
+        raise ValueError('refine_pose: "reference" takes one problem, without problem_ptr')
+    offsets = _problems.problem_offsets(arrays["problem_ptr"], len(maps))
+    cameras = _problems.camera_rows(camera, maps, len(offsets) - 1)
+    for row in cameras:
+        _check_published(options, row)
+    starts = _refinements.starting_poses(arrays["cam_from_world"], len(offsets) - 1)
+    outcome = _refinements.on_host(
+        maps.without_origin(), points.data, cameras, starts, offsets, options, threads
+    )
+    kept = tuple(_arrays.like(each, points) for each in outcome)
+    return _refinements.estimates(kept, _arrays.like(offsets, points), bool(options[5]))
 
 
 def _options(
@@ -119,7 +198,7 @@ def _options(
 ) -> tuple[float, float, int, float, float, int]:
     """The fields of pyloc::GncOptions, checked."""
     sigmas = float(sigma_max), float(sigma_min)
-    if not (np.isfinite(sigmas).all() and 0 < sigmas[1] <= sigmas[0]):
+    if not (all(map(math.isfinite, sigmas)) and 0 < sigmas[1] <= sigmas[0]):
         raise ValueError(f"sigma_max >= sigma_min > 0 must hold, got {sigma_max} and {sigma_min}")
     if sigmas[0] > 1e4 or sigmas[1] < 1e-2:
         raise ValueError(f"sigmas must lie between 0.01 and 10000 cells, got {sigmas}")
@@ -128,7 +207,7 @@ def _options(
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
     for name, value in (("gain_ratio", gain_ratio), ("min_decrease", min_decrease)):
-        if not (np.isfinite(value) and value >= 0):
+        if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be finite and not negative, got {value!r}")
     if compat not in (None, "published"):
         raise ValueError(f'compat must be None or "published", got {compat!r}')
@@ -202,24 +281,24 @@ def _estimate(
     gains: np.ndarray,
     covariance: np.ndarray,
     found: _Found,
-    stopped: str,
+    published: bool,
 ) -> PoseEstimate:
     count, gain = len(maps), float(gains.sum())
-    success = found.success
     if count == 0:
-        reason = "no points"
-    elif found.usable < _MIN_USABLE:
-        reason = f"{found.usable} of {count} maps are usable, {_MIN_USABLE} are needed"
-    elif not success:
-        reason = (
-            f"{found.consistent} of {found.usable} usable maps agree with the pose, "
-            f"which chance explains ({stopped})"
-        )
+        verdict = _refinements.NO_POINTS
+    elif found.usable < _refinements.MIN_USABLE:
+        verdict = _refinements.FEW_USABLE
+    elif not found.success:
+        verdict = _refinements.CHANCE
     elif not np.isfinite(covariance).all():
-        success = False
-        reason = f"the maps do not fix all six degrees of freedom ({stopped})"
+        verdict = _refinements.UNDETERMINED
     else:
-        reason = stopped
+        verdict = _refinements.FOUND
+    success = verdict == _refinements.FOUND
+    message = _refinements.messages(published)[_refinements.status_of(verdict, found.reason)]
+    reason = message.format(
+        num_points=count, num_usable=found.usable, num_consistent=found.consistent
+    )
     if not success:
         covariance = np.full((6, 6), np.inf)
     return PoseEstimate(

@@ -149,7 +149,8 @@ TEST(Gnc, SimdSumsMatchPlainOnesForEveryLengthAndPlace) {
   }
   const pyloc::LossMapsView maps{60,  row_ptr.data(), xy.data(), gain.data(), nullptr, 40, 30, 40, 30,
                                  7.0, nullptr};
-  std::vector<std::int16_t> first_rows(std::size_t(pyloc::block_capacity(maps)));
+  std::vector<std::int16_t> first_rows(
+      std::size_t(pyloc::index_capacity(maps.row_ptr[maps.count], maps.count)));
   for (int n = 0; n < 60; ++n) pyloc::index_blocks(maps, n, first_rows.data());
   for (const double sigma : {0.6, 1.0, 4.0})
     for (int n = 0; n < 60; ++n) {

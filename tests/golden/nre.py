@@ -26,6 +26,8 @@ from pyloc_core.reference import camera as cameras
 from pyloc_core.reference import refine_pose as gnc
 
 Case = dict[str, Any]
+_COUNTS = {"two": 2, "three": 3, "four": 4, "five": 5}
+_REAL = r"([-+.\de]*\d)"
 _CALL = re.compile(r"\b(?:normal|uniform|integers)\((?:[^()]|\([^()]*\))*\)")
 
 
@@ -34,6 +36,13 @@ def draws(text: str, case: Case, golden: ModuleType) -> list[Any]:
     names = {f: getattr(golden, f) for f in ("normal", "uniform", "integers")}
     names |= {"seed": case["seed"], "__builtins__": {}}
     return [eval(call, names) for call in _CALL.findall(text)]
+
+
+def numbers(pattern: str, text: str) -> list[float]:
+    """The groups of a pattern in a text, as numbers."""
+    found = re.search(pattern, text)
+    assert found, f"no {pattern} in {text}"
+    return [float(group) for group in found.groups()]
 
 
 def network(case: Case, golden: ModuleType) -> dict[str, Any]:
@@ -75,7 +84,9 @@ def dense_maps(case: Case, golden: ModuleType) -> dict[str, Any]:
     keypoints = np.stack(draws(inputs["keypoints"], case, golden), 1)
     factor, offset = (np.array(eval(t)) for t in re.findall(r"\[[^\]]*\]", inputs["points"])[:2])
     points = draws(inputs["points"], case, golden)[0] * factor + offset
-    points[-2:, 2] = -1  # "the last two points get z = -1"
+    behind = re.search(r"the last (\w+) points get z = (-[\d.]+)", inputs["points"])
+    assert behind
+    points[-_COUNTS[behind[1]] :, 2] = float(behind[2])
     cells = keypoints_to_features(keypoints, image_size, map_size)
     descriptors = interpolate_descriptors(torch.from_numpy(source), cells).numpy()
     stage = published.dense_stage(descriptors, target)
@@ -85,10 +96,10 @@ def dense_maps(case: Case, golden: ModuleType) -> dict[str, Any]:
     # The program counts pixels from 0, this package from 0.5.
     given = (K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, *camera["distortion_k1_k2_p1_p2"])
     whole = pl.Camera("OPENCV", image_size[1], image_size[0], given)
-    _, numbers = published.in_map(whole, image_size, map_size)
-    _, fx, fy, cx, cy, *_ = numbers
+    _, in_cells = published.in_map(whole, image_size, map_size)
+    _, fx, fy, cx, cy, *_ = in_cells
     pose = np.hstack([camera["R"], np.array(camera["t"])[:, None]])[None]
-    xy, ahead = published.project(numbers, points.astype(np.float64), pose)
+    xy, ahead = published.project(in_cells, points.astype(np.float64), pose)
     return {
         "keypoints_feature": cells,
         "descriptors": descriptors,
@@ -101,7 +112,7 @@ def dense_maps(case: Case, golden: ModuleType) -> dict[str, Any]:
         "sparse_indices": at,
         "sparse_values": losses,
         "num_non_zero": stage.maps.entries_per_map,
-        "dense_cost": published.dense_costs(stage.maps, points, numbers, pose),
+        "dense_cost": published.dense_costs(stage.maps, points, in_cells, pose),
         "dense_cost_points": xy[0][ahead[0]],
         "K_feature": np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]),
     }
@@ -152,16 +163,18 @@ def refinement(case: Case, golden: ModuleType) -> dict[str, Any]:
     h, w = inputs["map_hw"]
     parameters = (K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5, *distortion)
     camera = pl.Camera("OPENCV", w, h, parameters)
-    numbers = camera_native_args(camera, maps.size)
+    in_cells = camera_native_args(camera, maps.size)
     start = torch.tensor(np.hstack([inputs["R_start"], np.array(inputs["t_start"])[:, None]]))
     points = torch.tensor(inputs["points_world"], dtype=torch.float64)
     outputs = {"num_entries": np.array([len(at)]), "entries": at, "entry_values": losses}
-    outputs |= _one_evaluation(maps, at, points, numbers, start)
+    outputs |= _one_evaluation(maps, at, points, in_cells, start, inputs["one_evaluation"])
+    sigma = numbers(rf"sigma {_REAL} to {_REAL}, eta {_REAL}", inputs["run"])
     trajectory: list[tuple[torch.Tensor, float]] = []
-    options = gnc.Options(max_iterations=published.NO_BOUND, published=True)
-    pose, _, energy, _ = gnc.optimise(maps, points, numbers, start, options, trajectory)
-    found = published.refined(maps, points.numpy(), camera, start.numpy(), (2.0, 0.6))
-    first = trajectory[:13]
+    options = gnc.Options(*sigma[:2], published.NO_BOUND, sigma[2], published=True)
+    pose, _, energy, _ = gnc.optimise(maps, points, in_cells, start, options, trajectory)
+    assert sigma[2] == 0.1, "published.refined has the program's eta"
+    found = published.refined(maps, points.numpy(), camera, start.numpy(), (sigma[0], sigma[1]))
+    first = trajectory[: case["outputs"]["trajectory_sigma"]["digest"]["shape"][0]]
     return outputs | {
         "trajectory_t": torch.stack([each[:, 3] for each, _ in first]).numpy(),
         "trajectory_R": torch.stack([each[:, :3] for each, _ in first]).numpy(),
@@ -176,29 +189,31 @@ def refinement(case: Case, golden: ModuleType) -> dict[str, Any]:
 
 
 def _gnc_maps(inputs: dict[str, Any]) -> tuple[pl.LossMaps, Any, Any]:
-    """Paraboloids within 8 cells of rounded centres, below ln|O|."""
+    """Paraboloids near rounded centres, below ln|O|."""
+    reach, low, slope = numbers(rf"within (\d+) of .* value {_REAL} ?\+ ?{_REAL}\*", inputs["maps"])
     h, w = inputs["map_hw"]
     cardinality = float(np.log(inputs["cardinal"]))
     x, y = np.meshgrid(np.arange(w), np.arange(h))
     dense = np.full((len(inputs["centers"]), h, w), cardinality)
     for loss, (cx, cy) in zip(dense, inputs["centers"]):
-        near = (np.abs(x - np.rint(cx)) <= 8) & (np.abs(y - np.rint(cy)) <= 8)
-        value = 2 + 0.35 * ((x - cx) ** 2 + (y - cy) ** 2)
+        near = (np.abs(x - np.rint(cx)) <= reach) & (np.abs(y - np.rint(cy)) <= reach)
+        value = low + slope * ((x - cx) ** 2 + (y - cy) ** 2)
         loss[near] = np.minimum(value, cardinality)[near]
     maps = pl.LossMaps.from_dense(dense, log_cardinality=cardinality)
     at, losses = _entries(maps)
     return maps, at, losses
 
 
-def _one_evaluation(maps: Any, at: Any, points: Any, numbers: Any, start: Any) -> dict[str, Any]:
-    """Sigma 2, lambda 1e-3."""
-    sigma = 2.0
-    xy, valid, J = gnc.published_geometry(numbers, start, points)
+def _one_evaluation(
+    maps: Any, at: Any, points: Any, in_cells: Any, start: Any, text: str
+) -> dict[str, Any]:
+    sigma, damping = numbers(rf"sigma {_REAL} and lambda {_REAL}", text)
+    xy, valid, J = gnc.published_geometry(in_cells, start, points)
     sums = gnc.map_sums(maps, xy, valid, sigma)
     rows = torch.as_tensor(at[:, 0])
     r2 = ((torch.tensor(maps.xy).double() - xy[rows]) ** 2).sum(1)
     kernel = torch.exp(-r2 / (2 * sigma**2)) / (2 * np.pi * sigma**2)
-    lhs = torch.einsum("n,nij,nik->jk", sums.weight, J, J) + 1e-3 * torch.eye(6).double()
+    lhs = torch.einsum("n,nij,nik->jk", sums.weight, J, J) + damping * torch.eye(6).double()
     rhs = torch.einsum("nij,ni->j", J, sums.pull)
     delta = torch.linalg.solve(lhs, rhs)
     after = cameras.left_update(start, delta)

@@ -60,7 +60,7 @@ PYLOC_HD inline void distort_opencv(const T* d, T u, T v, T& ud, T& vd, T J[4]) 
 // Equidistant fisheye: theta_d = theta (1 + k1 theta^2 + ...), theta the angle to the optical axis.
 // Written with (x, y, z) and atan2, not u = x / z: points at 90 degrees and beyond project too.
 template <class T>
-PYLOC_HD inline bool project_fisheye(const Camera<T>& cam, const Vec3<T>& X, Vec2<T>& xy, T* J) {
+PYLOC_HD PYLOC_COLD bool project_fisheye(const Camera<T>& cam, const Vec3<T>& X, Vec2<T>& xy, T* J) {
   const T r2 = X.x * X.x + X.y * X.y, rho2 = r2 + X.z * X.z;
   if (!(rho2 > T(0)) || !isfinite_(rho2)) return false;
   const T r = sqrt_(r2);

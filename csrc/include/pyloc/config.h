@@ -11,7 +11,9 @@
 #if defined(__CUDACC__)
 #define PYLOC_HD __host__ __device__
 #define PYLOC_INLINE __forceinline__
+#define PYLOC_COLD inline __noinline__  // rarely run: its registers are not to count for what calls it
 #else
+#define PYLOC_COLD inline
 #define PYLOC_HD
 #define PYLOC_INLINE inline __attribute__((always_inline))
 #endif

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from pyloc_core.localization.features import Features, Float32
-from pyloc_core.models.checkpoint import Checkpoint, read_checkpoint
+from pyloc_core.models.checkpoint import Checkpoint, State, read_checkpoint
 from pyloc_core.models.interpolate import at_scales, resized
 from pyloc_core.models.network import Network, as_numpy
 from pyloc_core.models.nre.network import LICENCE, NRECoarse, NREFine, NRENetwork, config_of
@@ -90,6 +90,14 @@ class NRE(Network):
         for stage, network in loaded.items():
             setattr(self, stage, network)
         return self.eval()
+
+    def fitted(self, checkpoint: Checkpoint) -> State:
+        """The weights of the stages that a checkpoint holds, as `coarse.*` and `fine.*`."""
+        return {
+            f"{stage}.{name}": value
+            for stage, part in _by_stage(checkpoint).items()
+            for name, value in getattr(self, stage).fitted(part).items()
+        }
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Coarse and fine features (B, D, h, w) of normalised images (B, 3, H, W)."""

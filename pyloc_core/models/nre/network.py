@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from pyloc_core.models.checkpoint import Checkpoint, read_checkpoint
+from pyloc_core.models.checkpoint import Checkpoint, State, read_checkpoint
 from pyloc_core.models.inception import MIXED, projected_trunk, trunk_stride
 from pyloc_core.models.network import Licence, Network, initialise
 from pyloc_core.models.nre.preprocessing import FINE_LIMIT, coarse_limit, image_tensor
@@ -111,17 +111,24 @@ class NRENetwork(Network):
 
     def load_checkpoint(self: NRENetworkT, checkpoint: Checkpoint) -> NRENetworkT:
         """`load_official` of a file that was read already."""
+        fresh = self._network_for(checkpoint)
+        fresh.load_state_dict(Network.fitted(fresh, checkpoint))
+        device = self.device
+        self.options, self.channels, self.cnn = fresh.options, fresh.channels, fresh.cnn
+        return self.to(device).eval()
+
+    def fitted(self, checkpoint: Checkpoint) -> State:
+        return Network.fitted(self._network_for(checkpoint), checkpoint)
+
+    def _network_for(self, checkpoint: Checkpoint) -> NRENetwork:
+        """One of the file's architecture; ValueError when the file holds the other stage."""
         stage = self.options.stage
         found = config_of(checkpoint.state, checkpoint.extra)
         if found is not None and found.stage != stage:
             raise ValueError(
                 f"{checkpoint.source} holds the {found.stage} network of NRE and not the {stage} one"
             )
-        fresh = network_of(found or self.options)
-        Network.load_official(fresh, checkpoint.state)
-        device = self.device
-        self.options, self.channels, self.cnn = fresh.options, fresh.channels, fresh.cnn
-        return self.to(device).eval()
+        return network_of(found or self.options)
 
 
 class NRECoarse(NRENetwork):
@@ -183,12 +190,10 @@ def config_of(
 
 
 def _map_size(container: Mapping[str, Any]) -> int | None:
-    """`hyper_parameters["image"]["resize"]` of a Lightning file, or `map_size` of a converted one."""
+    """`hyper_parameters["image"]["resize"]` of a Lightning file, where it is a whole number."""
     parameters = container.get("hyper_parameters")
     image = parameters.get("image") if isinstance(parameters, Mapping) else None
-    converted = container.get("config")
-    converted = converted if isinstance(converted, Mapping) else container
-    size = image.get("resize") if isinstance(image, Mapping) else converted.get("map_size")
+    size = image.get("resize") if isinstance(image, Mapping) else None
     if isinstance(size, bool) or not isinstance(size, (int, float)):
         return None
     return int(size) if size >= 1 and float(size).is_integer() else None

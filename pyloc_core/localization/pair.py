@@ -1,0 +1,211 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Localization of one image against another whose keypoints have 3D points: networks that look at pairs.
+
+A `Descriptor` describes every image by itself, so that maps can be built from it. A network such as
+NeurHal needs both images at once and cannot; it is a `PairMatcher`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pyloc_core.camera import Camera, as_camera
+from pyloc_core.geometry import Size, check_size, image_from_map, map_from_image
+from pyloc_core.localization.images import check_image
+from pyloc_core.maps import LossMaps
+from pyloc_core.ops.estimate_pose import estimate_pose
+from pyloc_core.ops.loss_maps import loss_maps
+from pyloc_core.ops.refine_pose import refine_pose
+from pyloc_core.pose import PoseEstimate
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairFeatures:
+    """Descriptors of source keypoints and features of a target image, comparable by their dot product.
+
+    Attributes:
+        descriptors: (N, D).
+        features: (D, H, W), of the target and, with a negative `origin`, of the space around it.
+        origin: (x0, y0) map point of cell [0, 0].
+        image_cells: (h, w) cells, from map point (0, 0) on, over `covers`.
+        covers: (height, width) in pixels of the resized target that those cells cover.
+        resized: (height, width) that the target was brought to.
+    """
+
+    descriptors: Any
+    features: Any
+    origin: tuple[int, int]
+    image_cells: Size
+    covers: Size
+    resized: Size
+
+    @property
+    def size(self) -> Size:
+        """(H, W) in cells, padding included."""
+        return int(self.features.shape[1]), int(self.features.shape[2])
+
+    @property
+    def log_uniform(self) -> float:
+        """ln(H W): the NRE of a map without preference."""
+        return float(np.log(self.size[0] * self.size[1]))
+
+    def camera(self, camera: Camera) -> Camera:
+        """The target's camera over the pixels that the image's cells cover: what pose operators take."""
+        scaled = camera if camera.size == self.resized else camera.resized(self.resized)
+        return Camera(scaled.model, self.covers[1], self.covers[0], scaled.params)
+
+    def to_map(self, xy: Any, image_size: Size) -> Array:
+        """Map points (N, 2) of pixels of the target as it was given, (height, width)."""
+        ratio = np.array(self.resized[::-1]) / np.array(check_size(image_size)[::-1])
+        return np.asarray(map_from_image(np.asarray(xy) * ratio, self.covers, self.image_cells))
+
+    def to_image(self, xy: Any, image_size: Size) -> Array:
+        """Pixels of the target as it was given: the inverse of `to_map`."""
+        ratio = np.array(self.resized[::-1]) / np.array(check_size(image_size)[::-1])
+        seen = image_from_map(np.asarray(xy, np.float64), self.covers, self.image_cells)
+        return np.asarray(seen) / ratio
+
+    def loss_maps(
+        self, *, max_entries: int | None = None, num_threads: int | None = None
+    ) -> LossMaps:
+        """One loss map per keypoint; ln|O| counts the padded cells too."""
+        return loss_maps(
+            _detached(self.descriptors), _detached(self.features), origin=self.origin,
+            image_cells=self.image_cells, max_entries=max_entries, num_threads=num_threads,
+        )  # fmt: skip
+
+
+@runtime_checkable
+class PairMatcher(Protocol):
+    """Any object that compares keypoints of one image with every place of another."""
+
+    def match_pair(self, source: Any, target: Any, xy: Any) -> PairFeatures:
+        """Of images (H, W, 3) or (H, W), uint8, and pixels (N, 2) of the source."""
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """How a pair is localized; defaults are those of NeurHal (thesis, appendix C.3.3).
+
+    Attributes:
+        iterations: bound on the triplets of P3P; None for `estimate_pose`'s own stop.
+        top_fraction: share of the maps, most peaked first, that triplets are drawn from.
+        sigma: of the coarse graduated non-convexity over all keypoints, first and last. There is no fine
+            stage.
+        max_entries: live cells kept per map.
+    """
+
+    iterations: int | None = 5000
+    top_fraction: float = 0.2
+    sigma: tuple[float, float] = (2.0, 0.6)
+    max_entries: int | None = None
+
+
+@dataclass(frozen=True)
+class PairLocalization:
+    """The pose of a target image, and what it was made of.
+
+    Attributes:
+        estimate: after refinement, in the frame of the 3D points; the consensus pose, with its reason,
+            where refinement had nothing to start from.
+        consensus: the pose after P3P alone.
+        maps: N loss maps, one per keypoint.
+        camera: over the pixels that the maps' image cells cover: what belongs to `maps`.
+    """
+
+    estimate: PoseEstimate
+    consensus: PoseEstimate
+    maps: LossMaps
+    camera: Camera
+
+
+def localize_pair(
+    matcher: PairMatcher,
+    source_image: Any,
+    keypoints: Any,
+    points3d: Any,
+    target_image: Any,
+    target_camera: Any,
+    *,
+    options: PairOptions | None = None,
+    seed: int = 0,
+    num_threads: int | None = None,
+) -> PairLocalization:
+    """Pose of a target image from keypoints of a source image with known 3D points.
+
+    P3P on the most peaked loss maps, then graduated non-convexity over all of them.
+
+    Args:
+        matcher: what compares the images, such as `models.create("neurhal")`.
+        source_image, target_image: (H, W, 3) or (H, W), uint8.
+        keypoints: (N, 2) pixels of the source.
+        points3d: (N, 3) their points, for example lifted by the source's depth (`DepthView.lift`).
+        target_camera: `Camera` (or what `as_camera` takes) of the target image.
+
+    Raises:
+        ValueError, TypeError: images, keypoints and points that do not fit, by name.
+    """
+    camera = as_camera(target_camera)
+    source, target = (
+        check_image(image, name)
+        for image, name in ((source_image, "source_image"), (target_image, "target_image"))
+    )
+    if target.shape[:2] != camera.size:
+        raise ValueError(f"target_image is {target.shape[:2]} and target_camera {camera.size}")
+    xy, xyz = np.asarray(keypoints, np.float64), np.asarray(points3d, np.float64)
+    if xy.ndim != 2 or xy.shape[1] != 2 or not np.isfinite(xy).all():
+        raise ValueError(f"keypoints must be finite (N, 2), got shape {xy.shape}")
+    if xyz.shape != (len(xy), 3) or not np.isfinite(xyz).all():
+        raise ValueError(f"points3d must be finite ({len(xy)}, 3), got shape {xyz.shape}")
+    begin = time.perf_counter()
+    features = matcher.match_pair(source, target, xy)
+    matched = time.perf_counter() - begin
+    found = localize_maps(
+        features, xyz, camera, options=options, seed=seed, num_threads=num_threads
+    )
+    timings = {"match_pair": matched, **found.estimate.timings}
+    return replace(found, estimate=replace(found.estimate, timings=timings))
+
+
+def localize_maps(
+    features: PairFeatures,
+    points3d: Array,
+    camera: Camera,
+    *,
+    options: PairOptions | None = None,
+    seed: int = 0,
+    num_threads: int | None = None,
+) -> PairLocalization:
+    """`localize_pair` of images that were compared already."""
+    chosen = options or PairOptions()
+    clock = [time.perf_counter()]
+    maps = features.loss_maps(max_entries=chosen.max_entries, num_threads=num_threads)
+    over = features.camera(camera)
+    clock.append(time.perf_counter())
+    first = estimate_pose(
+        maps, points3d, over, iterations=chosen.iterations, top_fraction=chosen.top_fraction, seed=seed,
+        num_threads=num_threads,
+    )  # fmt: skip
+    clock.append(time.perf_counter())
+    final = first
+    if first.success:
+        final = refine_pose(
+            maps, points3d, over, first.cam_from_world, sigma_max=chosen.sigma[0],
+            sigma_min=chosen.sigma[1], num_threads=num_threads,
+        )  # fmt: skip
+    clock.append(time.perf_counter())
+    seconds = dict(zip(("loss_maps", "consensus", "refine"), np.diff(clock).tolist()))
+    return PairLocalization(replace(final, timings=seconds), first, maps, over)
+
+
+def _detached(values: Any) -> Any:
+    """On the host, without a graph."""
+    return values.detach().cpu() if hasattr(values, "detach") else values
