@@ -212,3 +212,123 @@ def test_other_seeds_and_factors_of_the_ratio_test(tmp_path: Path) -> None:
     assert 0 < valid.sum() < 7
     (tmp_path / "cases" / "s2dhm_ratio_z_s5.json").write_text(json.dumps(case))
     assert [row.ok for row in golden_parity.run(tmp_path)] == [True] * 3
+
+
+# Cases of other seeds and sizes, with outputs computed here in float64 straight from the published names.
+def vgg(state: Any, x: Any, last: int) -> dict[int, Any]:
+    """Outputs of the modules 0 to `last` of the trunk, by index."""
+    import torch
+    from torch.nn import functional as F
+
+    found: dict[int, Any] = {}
+    for index in range(last + 1):
+        weight = state.get(f"encoder.{index}.weight")
+        if weight is not None:
+            x = F.conv2d(x, weight, state[f"encoder.{index}.bias"], padding=1)
+        elif index in (4, 9, 16, 23):
+            x = F.max_pool2d(x, 2)
+        else:
+            x = torch.relu(x)
+        found[index] = x
+    return found
+
+
+def prepared(golden: Any, image: np.ndarray) -> Any:
+    import torch
+
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    return torch.from_numpy(((image / 255.0 - mean) / std).transpose(2, 0, 1)[None])
+
+
+def write_case(folder: Path, golden: Any, case: dict[str, Any], outputs: dict[str, Any]) -> None:
+    for part in ("cases", "keys"):
+        (folder / part).mkdir(exist_ok=True)
+    shutil.copy(GOLDEN / "golden.py", folder)
+    shutil.copy(GOLDEN / "keys" / case["state"]["keys_file"], folder / "keys")
+    case["outputs"] = {
+        name: {"rtol": 0.0 if value.dtype.kind == "i" else 2e-4, "digest": golden.digest(value)}
+        for name, value in outputs.items()
+    }
+    (folder / "cases" / f"{case['case']}.json").write_text(json.dumps(case))
+
+
+@needs_golden
+def test_s2dnet_of_another_seed_and_size(tmp_path: Path) -> None:
+    from torch.nn import functional as F
+
+    golden = golden_parity.load_module(GOLDEN / "golden.py", "golden_fixtures")
+    case = json.loads((GOLDEN / "cases" / "s2dnet_97x133_s1.json").read_text())
+    image = golden.random_image(11, 43, 38, "other")
+    entry = {"size_hw": [43, 38], "tag": "other", "crc32": golden.image_crc(image)}
+    case |= {"case": "s2dnet_43x38_s11", "seed": 11, "input": {"image": entry}}
+    loaded = golden.load_case(str(GOLDEN / "cases" / "s2dnet_97x133_s1.json")) | {"seed": 11}
+    state = {k: v.double() for k, v in golden.to_torch(golden.case_state(loaded)).items()}
+    levels = vgg(state, prepared(golden, image), 28)
+    outputs = {}
+    for i, tap in enumerate((3, 15, 28)):
+        p = {k.split(".", 2)[2]: v for k, v in state.items() if f"adap_layer_{i}." in k}
+        x = F.relu(F.conv2d(levels[tap], p["0.weight"], p["0.bias"]))
+        x = F.conv2d(x, p["2.weight"], p["2.bias"], padding=2)
+        scale = p["3.weight"] / (p["3.running_var"] + 1e-5).sqrt()
+        x = (x - p["3.running_mean"].view(-1, 1, 1)) * scale.view(-1, 1, 1)
+        outputs[f"map{i}"] = (x + p["3.bias"].view(-1, 1, 1)).numpy()
+    write_case(tmp_path, golden, case, outputs)
+    rows = golden_parity.run(tmp_path, ["s2dnet_43"])
+    assert [row.ok for row in rows] == [True] * 3, golden_parity.table(rows)
+    assert all(0 < row.error < 1e-5 for row in rows)
+
+
+@needs_golden
+def test_s2dhm_of_another_seed_and_size(tmp_path: Path) -> None:
+    """A query and a reference of different sizes, not square, and below the size that is shrunk."""
+    pytest.importorskip("PIL")
+    import torch
+    from torch.nn import functional as F
+
+    golden = golden_parity.load_module(GOLDEN / "golden.py", "golden_fixtures")
+    source = str(GOLDEN / "cases" / "s2dhm_480x640_s1.json")
+    case, loaded = json.loads(Path(source).read_text()), golden.load_case(source) | {"seed": 5}
+    sizes = {"image": (70, 93, ""), "reference_image": (66, 81, "ref")}
+    cells = [[3, 4], [0, 0], [15, 19], [9, 2], [12, 17]]
+    inputs: dict[str, Any] = {"cells": cells}
+    state = {k: v.double() for k, v in golden.to_torch(golden.case_state(loaded)).items()}
+    columns, netvlad, pixels = {}, None, {}
+    for name, (height, width, tag) in sizes.items():
+        image = golden.random_image(5, height, width, tag)
+        entry = {"size_hw": [height, width], "tag": tag, "crc32": golden.image_crc(image)}
+        inputs[name], pixels[name] = entry, prepared(golden, image)
+        levels = vgg(state, pixels[name], 28)
+        size = levels[13].shape[-2:]
+        stack = torch.cat(
+            [F.interpolate(levels[t], size, mode="bilinear", align_corners=True)
+             for t in (13, 16, 20, 23, 27)], 1,
+        )  # fmt: skip
+        columns[name] = stack / stack.norm(dim=1, keepdim=True)
+        if name == "image":
+            x = F.normalize(levels[28], dim=1)
+            a = F.conv2d(x, state["pool.conv.weight"]).softmax(1).flatten(2)[0]
+            x = x.flatten(2)[0]
+            vlad = a @ x.T - a.sum(1, keepdim=True) * state["pool.centroids"]
+            netvlad = F.normalize(F.normalize(vlad, dim=1).flatten(), dim=0)[None]
+    query, reference = columns["image"][0], columns["reference_image"][0]
+    maps = torch.einsum(
+        "nd,dhw->nhw", reference[:, [r for r, _ in cells], [c for _, c in cells]].T, query
+    )
+    h, w = query.shape[1:]
+    ordered, _ = maps.flatten(1).sort(dim=1, descending=True)
+    best = maps.flatten(1).argmax(1).numpy()
+    margin = 0.9**2 * ordered[:, 0] - ordered[:, max(1, int(0.006 * h * w)) - 1]
+    xy = np.stack([best % w, best // w], 1)
+    cell = np.array([66 / h, 81 / w])
+    outputs = {
+        "input": pixels["image"].numpy(), "netvlad": netvlad.numpy(),
+        "hypercolumn": columns["image"].numpy(),
+        "reference_hypercolumn": columns["reference_image"].numpy(), "correlation": maps.numpy(),
+        "match_xy": xy.astype(np.int64), "match_valid": (margin >= 0).numpy().astype(np.int64),
+        "match_px": xy * cell + cell / 2, "ratio": margin.numpy(),
+    }  # fmt: skip
+    write_case(
+        tmp_path, golden, case | {"case": "s2dhm_70x93_s5", "seed": 5, "input": inputs}, outputs
+    )
+    rows = golden_parity.run(tmp_path, ["s2dhm_70"])
+    assert len(rows) == 9 and all(row.ok for row in rows), golden_parity.table(rows)
