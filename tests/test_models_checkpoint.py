@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import warnings
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -135,6 +137,43 @@ def test_leftovers_of_training_programs_are_inert(
     assert found.extra["kinds"]["bytes"] == b"\xff\x00"
     assert sorted(found.extra["kinds"]["set"]) == [1, 2]
     assert "some_trainer.parsing.AttributeDict" in found.leftovers
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_omegaconf_is_read_as_what_it_holds(
+    state: Any, tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes with metadata that names typing.Any, and with a way back to their parents."""
+    classes = {}
+    monkeypatch.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
+    for module, name in (("omegaconf.dictconfig", "DictConfig"), ("omegaconf.nodes", "AnyNode"),
+                         ("omegaconf.listconfig", "ListConfig"), ("omegaconf.base", "Metadata")):  # fmt: skip
+        classes[name] = type(name, (), {"__module__": module})
+        holder = ModuleType(module)
+        setattr(holder, name, classes[name])
+        monkeypatch.setitem(sys.modules, module, holder)
+
+    def node(name: str, **attributes: Any) -> Any:
+        made = classes[name]()
+        made._metadata = classes["Metadata"]()
+        made._metadata.ref_type = Any
+        made.__dict__.update(attributes)
+        for child in made.__dict__.get("_content") or ():
+            (made._content[child] if name == "DictConfig" else child)._parent = made
+        return made
+
+    sizes = node("ListConfig", _content=[node("AnyNode", _val=v) for v in (8, 16)])
+    image = node("DictConfig", _content={"resize": node("AnyNode", _val=60), "sizes": sizes})
+    nothing = node("AnyNode", _val=None)
+    parameters = node("DictConfig", _content={"image": image, "cut": nothing})
+    content = {"state_dict": state, "hyper_parameters": parameters}
+    found = read_checkpoint(save(content, tmp_path / "hydra.ckpt", zipped, 2))
+    assert_same(found.state, state)
+    assert found.hyper_parameters == {"image": {"resize": 60, "sizes": [8, 16]}, "cut": None}
+    assert "omegaconf.nodes.AnyNode" in found.leftovers
+    hostile = Hostile("typing", "Any").pickled(2)
+    with pytest.raises(ValueError, match="pickle"):
+        read_checkpoint(in_zip(hostile, tmp_path / "called.ckpt"))
 
 
 def test_calls_of_unknown_classes_are_refused_unless_named(state: Any, tmp_path: Path) -> None:

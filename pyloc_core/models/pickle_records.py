@@ -286,4 +286,4 @@ TOKENS = {
         "complex",
         "bytes",
     )
-} | {"numpy.ndarray": _Token("ndarray")}
+} | {"numpy.ndarray": _Token("ndarray"), "typing.Any": _Token("Any")}  # OmegaConf names Any

@@ -213,6 +213,9 @@ def _resolve(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
     if isinstance(value, ArrayRecord):
         return value.value
     if isinstance(value, Inert):
+        wrapped = _wrapped_by_omegaconf(value)
+        if wrapped:
+            return _resolve(wrapped[0], seen)
         return _filled_from_inert(value, remember({}), seen)
     if isinstance(value, Mapping):
         made = remember(OrderedDict() if isinstance(value, OrderedDict) else {})
@@ -239,6 +242,15 @@ def _key(value: Any) -> Any:
 def _name(value: Any) -> str:
     """Of a class or dtype that the pickle mentions."""
     return str(getattr(value, "global_name", getattr(value, "name", type(value).__name__)))
+
+
+def _wrapped_by_omegaconf(value: Inert) -> tuple[Any, ...]:
+    """What a node of OmegaConf holds, the configurations of many training programs; () for others."""
+    if type(value).global_name.startswith("omegaconf.") and isinstance(value.state, dict):
+        for name in ("_content", "_val"):
+            if name in value.state:
+                return (value.state[name],)
+    return ()
 
 
 def _filled_from_inert(value: Inert, made: dict[Any, Any], seen: dict[int, Any]) -> dict[Any, Any]:
