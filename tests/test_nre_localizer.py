@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pyloc_core as pl
-from pyloc_core.localization import Features, Localizer, Map
+from pyloc_core.localization import Features, Localizer, LocalizerOptions, Map
 
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
@@ -69,7 +69,9 @@ def map_of(photo: np.ndarray, nre: NRE, **options: Any) -> Map:
 
 def test_a_photo_of_the_map_is_found_where_it_was(photo: np.ndarray) -> None:
     nre = whitened(photo)
-    found = Localizer(map_of(photo, nre), nre).localize_detailed(photo, CAMERA)
+    localizer = nre.localizer(map_of(photo, nre))
+    assert isinstance(localizer, Localizer)
+    found = localizer.localize_detailed(photo, CAMERA)
     assert found.estimate.success, found.estimate.reason
     assert pl.pose_error(found.coarse.cam_from_world, POSE)[0] < 0.3
     assert pl.pose_error(found.estimate.cam_from_world, POSE)[0] < 0.1
@@ -83,7 +85,9 @@ def test_published_localization_has_the_published_errors(photo: np.ndarray) -> N
     errors = {}
     for displaced in (False, True):
         options = PublishedOptions(triplets=1000, displaced=displaced)
-        found = PublishedLocalizer(model, nre, options).localize_detailed(photo, CAMERA)
+        program = nre.localizer(model, options)
+        assert isinstance(program, PublishedLocalizer)
+        found = program.localize_detailed(photo, CAMERA)
         assert found.estimate.success and found.fine is not None
         assert found.estimate.inlier_probability.shape == (200,) == found.point_indices.shape
         assert pl.pose_error(found.coarse.cam_from_world, POSE)[0] < 1
@@ -191,6 +195,9 @@ def test_maps_belong_to_weights_and_to_a_convention(photo: np.ndarray, tmp_path:
             Localizer(model, models.create("nre", **{**SMALL, **other}))
     with pytest.raises(ValueError, match=r'compat="published"'):
         PublishedLocalizer(model, nre)
+    program = models.create("nre", compat="published", **SMALL)
+    with pytest.raises(TypeError, match="PublishedOptions"):
+        program.localizer(model, LocalizerOptions())
     with pytest.raises(ValueError, match="the map was built with"):
         PublishedLocalizer(model, models.create("nre", compat="published", **SMALL))
 

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 
 from pyloc_core.localization.features import Features, Float32
+from pyloc_core.localization.localizer import Localizer
+from pyloc_core.localization.map import Map
 from pyloc_core.models.checkpoint import Checkpoint, State, read_checkpoint
 from pyloc_core.models.interpolate import at_scales, resized
 from pyloc_core.models.network import Network, as_numpy
@@ -98,6 +100,16 @@ class NRE(Network):
             for stage, part in _by_stage(checkpoint).items()
             for name, value in getattr(self, stage).fitted(part).items()
         }
+
+    def localizer(self, model: Map, options: Any = None) -> Any:
+        """What localizes photos against a map built with this descriptor: a `Localizer`, with
+        `LocalizerOptions`; or, with compat="published", the released program's steps, a
+        `PublishedLocalizer` with `PublishedOptions`. Both have `localize(image, camera, prior, seed=)`."""
+        if self.compat is None:
+            return Localizer(model, self, options=options)
+        from pyloc_core.models.nre.localizer import PublishedLocalizer
+
+        return PublishedLocalizer(model, self, options)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Coarse and fine features (B, D, h, w) of normalised images (B, 3, H, W)."""

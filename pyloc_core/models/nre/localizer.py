@@ -66,6 +66,8 @@ class PublishedLocalizer:
         if not isinstance(model, Map):
             raise TypeError(f"model must be a Map, got {type(model).__name__}")
         _check_nre(descriptor)
+        if not isinstance(options, (PublishedOptions, type(None))):
+            raise TypeError(f"options must be PublishedOptions, got {type(options).__name__}")
         self.map = model
         self.descriptor: NRE = descriptor_from(descriptor, model.descriptor)
         self.options = options or PublishedOptions()
