@@ -138,9 +138,14 @@ def value_of_key(key):
     return bits.to(tl.float32, bitcast=True)
 
 
+def _interpreted(device: torch.device) -> bool:
+    """Whether kernels on this device's tensors run in Triton's interpreter."""
+    return device.type == "cpu"
+
+
 @functools.cache
 def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
+    if _interpreted(device):
         return 2  # the interpreter: enough to see partial results being merged
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
@@ -199,7 +204,7 @@ def tiling(
     rows = min(rows, max(16, triton.next_power_of_2(max(count, 1))))
     cells = 64 if rows >= 64 else 128
     channels = min(channels, max(16, triton.next_power_of_2(depth)))
-    if descriptors[0].device.type == "cpu":
+    if _interpreted(descriptors[0].device):
         # The interpreter takes the bits of bfloat16 operands for integers; in float32 the products are
         # the same.
         exact = tuple(e or h == torch.bfloat16 for e, (h, _) in zip(exact, pairs))

@@ -20,15 +20,11 @@ def compile_one(spec: dict[str, Any], target: int) -> dict[str, Any]:
     from triton.compiler import ASTSource
 
     kernel = getattr(importlib.import_module(spec["module"]), spec["kernel"])
-    constants = {n: as_tuples(v) for n, v in spec["constexprs"].items()}
+    constants = spec["constexprs"]
     unknown = [n for n in kernel.arg_names if n not in spec["signature"] and n not in constants]
     assert not unknown, f"{spec['kernel']}: no type given for {unknown}"
-    types = {n: as_tuples(spec["signature"].get(n, "constexpr")) for n in kernel.arg_names}
-    # What the launch would find out: values inside tuples that are 1, and multiples of 16.
-    paths = {(kernel.arg_names.index(n),): v for n, v in constants.items()}
-    paths.update({tuple(path): value for path, value in spec.get("fixed", [])})
-    attributes = {tuple(path): [["tt.divisibility", 16]] for path in spec.get("divisible", [])}
-    source = ASTSource(fn=kernel, signature=types, constexprs=paths, attrs=attributes)
+    types = {n: spec["signature"].get(n, "constexpr") for n in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
     built = triton.compile(
         source, target=GPUTarget("cuda", target, 32), options=spec.get("options", {})
     )
@@ -38,11 +34,6 @@ def compile_one(spec: dict[str, Any], target: int) -> dict[str, Any]:
         "name": spec["kernel"], "target": target, "registers": registers, "stack": stack,
         "shared": shared,
     }  # fmt: skip
-
-
-def as_tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that kernels take."""
-    return tuple(as_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def resources(cubin: bytes) -> tuple[int, int]:

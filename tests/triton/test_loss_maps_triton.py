@@ -72,7 +72,7 @@ def test_equals_the_native_path_off_the_tile_sizes(
 @pytest.mark.parametrize("limit", [1, 7, 150, 10000])
 @pytest.mark.usefixtures("short_lists")
 def test_the_most_informative_entries_are_kept(limit: int, device: Any) -> None:
-    descriptors, features = level(2, (6, 12, 15, 21), device)
+    descriptors, features = level(2, (4, 12, 13, 17), device)
     check(descriptors, features, temperature=0.4, max_entries=limit)
 
 
@@ -90,7 +90,7 @@ def test_flat_maps_keep_their_first_cells(compat: Any, device: Any) -> None:
 def test_lists_that_overflow_or_miss_are_made_again(
     device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    descriptors, features = level(4, (4, 8, 12, 18), device)
+    descriptors, features = level(4, (3, 8, 10, 14), device)
     descriptors[0] = 0
     check(descriptors, features, temperature=0.5, max_entries=20)
     monkeypatch.setattr(correlation_rank, "bracket_ranks", lambda *_: (1, 1))
