@@ -157,9 +157,13 @@ def test_a_few_steps_reduce_the_loss() -> None:
 
 
 class Oracle:
-    """Features that answer with the truth: a bump where the point is, whether seen or not."""
+    """Features that answer with the truth: a bump where the point is, whether seen or not; or with a
+    picture of it shrunk around the image's centre."""
 
-    def __init__(self, points: np.ndarray, target_camera: Any, truth: np.ndarray) -> None:
+    def __init__(
+        self, points: np.ndarray, target_camera: Any, truth: np.ndarray, shrink: float = 1.0
+    ) -> None:
+        self.shrink = shrink
         self.xy, _ = target_camera.project(pl.transform_points(truth, points))
         self.size = target_camera.size
 
@@ -171,6 +175,7 @@ class Oracle:
         )  # fmt: skip
         at = features.to_map(self.xy, self.size)
         np.testing.assert_allclose(features.to_image(at, self.size), self.xy)
+        at = [11.5, 8.5] + self.shrink * (at - [11.5, 8.5])
         y, x = np.mgrid[: cells[0] + 2 * pad[0], : cells[1] + 2 * pad[1]]
         x, y = (x - pad[1]) / 8.0, (y - pad[0]) / 8.0
         # <h, F> = -|q - p|^2 / 2 s^2 up to a constant of the row
@@ -199,6 +204,13 @@ def test_localize_pair_with_points_outside_the_target() -> None:
     assert degrees < 0.5 and distance < 0.08
     assert found.maps.origin == (-12, -9) and found.maps.log_cardinality == np.log(1 + 36 * 48)
     assert set(found.estimate.timings) == {"match_pair", "loss_maps", "consensus", "refine"}
+    # A matcher that answers nearly alike for all keypoints: the camera would be far away.
+    collapsed = Oracle(points[keep], CAMERA, truth, shrink=0.12)
+    found = localize_pair(
+        collapsed, a, xy[keep], points[keep], b, CAMERA, options=PairOptions(iterations=300)
+    )
+    assert found.consensus.success and not found.estimate.success
+    assert "one place" in found.estimate.reason and np.isinf(found.estimate.covariance).all()
 
 
 def test_a_pair_of_images_through_the_network(network: Any) -> None:
@@ -217,8 +229,13 @@ def test_a_pair_of_images_through_the_network(network: Any) -> None:
     )
     np.testing.assert_array_equal(again.estimate.cam_from_world, found.estimate.cam_from_world)
     features = network.match_pair(a, b, xy)
-    np.testing.assert_allclose(features.to_map([[0.0, 0.0], [192.0, 144.0]], CAMERA.size),
-                               [[-0.5, -0.5], [23.5, 17.5]])  # fmt: skip
+    # The centre of the first pixel is the centre of the first cell, and so on every 8 pixels.
+    xy = [[0.5, 0.5], [184.5, 136.5]]
+    np.testing.assert_allclose(features.to_map(xy, CAMERA.size), [[0, 0], [23, 17]])
+    cells = network.source_cells(torch.tensor([xy]), torch.zeros(1, 3, 144, 192))
+    np.testing.assert_allclose(cells[0].numpy(), [[0, 0], [23, 17]], atol=1e-6)
+    K = pl.scale_intrinsics(features.camera(CAMERA).K, features.covers, features.image_cells)
+    np.testing.assert_allclose(K[:2, 2], (np.array([95, 73]) - 0.5) / 8)
 
 
 def test_weights_go_out_and_come_back(network: Any) -> None:
@@ -253,3 +270,28 @@ def test_refusals(network: Any) -> None:
         given = {"keypoints": xy, "points3d": points, "target_image": a, **changed}
         with pytest.raises(ValueError, match=text):
             localize_pair(network, a, target_camera=CAMERA, **given)
+
+
+@pytest.mark.slow
+def test_two_photos(shared: Any) -> None:
+    """The whole way at the published size, on a pair of photos; random weights: function, not accuracy."""
+    from pyloc_core.localization.images import read_image
+
+    folder = shared / "data" / "nre_megadepth_pair"
+    sample = np.load(folder / "sample.npz")
+    source, target = (
+        read_image(next(folder.glob(f"{name}*.jpg"))) for name in ("source", "target")
+    )
+    cameras = []
+    for name, image in (("source", source), ("target", target)):
+        K = sample[f"{name}_K"]
+        size = image.shape[1], image.shape[0]
+        cameras.append(pl.Camera("PINHOLE", *size, (K[0, 0], K[1, 1], K[0, 2], K[1, 2])))
+    xy, front = cameras[0].project(pl.transform_points(sample["source_P"][:3], sample["p3D"]))
+    inside = front & (xy > 0).all(1) & (xy < [cameras[0].width, cameras[0].height]).all(1)
+    network = models.create("neurhal", seed=1)
+    found = localize_pair(network, source, xy[inside], sample["p3D"][inside], target, cameras[1])
+    assert len(found.maps) == inside.sum() > 100
+    assert max(found.maps.image_cells) == 80 and max(found.maps.size) == 160
+    assert found.maps.origin == tuple(-side // 2 for side in found.maps.image_cells[::-1])
+    assert np.isfinite(found.estimate.cam_from_world).all() and not found.estimate.success

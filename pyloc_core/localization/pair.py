@@ -16,15 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core.camera import Camera, as_camera
-from pyloc_core.geometry import Size, check_size, image_from_map, map_from_image
+from pyloc_core.geometry import Size, check_size, map_from_image
+from pyloc_core.localization.features import Features
 from pyloc_core.localization.images import check_image
 from pyloc_core.maps import LossMaps
 from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.refine_pose import refine_pose
-from pyloc_core.pose import PoseEstimate
+from pyloc_core.pose import PoseEstimate, transform_points
 
 Array = npt.NDArray[np.float64]
+# Standard deviation of the agreeing points' projections, in cells, below which a pose is not believed.
+MIN_SPREAD = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class PairFeatures:
         image_cells: (h, w) cells, from map point (0, 0) on, over `covers`.
         covers: (height, width) in pixels of the resized target that those cells cover.
         resized: (height, width) that the target was brought to.
+        corner: point (x, y) of the resized target where the first of these cells begins, as in `Features`.
     """
 
     descriptors: Any
@@ -46,6 +50,7 @@ class PairFeatures:
     image_cells: Size
     covers: Size
     resized: Size
+    corner: tuple[float, float] = (0.0, 0.0)
 
     @property
     def size(self) -> Size:
@@ -57,21 +62,26 @@ class PairFeatures:
         """ln(H W): the NRE of a map without preference."""
         return float(np.log(self.size[0] * self.size[1]))
 
+    @property
+    def _image(self) -> Features:
+        """Where the cells of the image lie: `Features` without values."""
+        cells = np.broadcast_to(np.float32(0), (1, *self.image_cells))
+        return Features(cells, self.covers, self.corner)
+
     def camera(self, camera: Camera) -> Camera:
         """The target's camera over the pixels that the image's cells cover: what pose operators take."""
         scaled = camera if camera.size == self.resized else camera.resized(self.resized)
-        return Camera(scaled.model, self.covers[1], self.covers[0], scaled.params)
+        return self._image.camera(scaled)
 
     def to_map(self, xy: Any, image_size: Size) -> Array:
         """Map points (N, 2) of pixels of the target as it was given, (height, width)."""
         ratio = np.array(self.resized[::-1]) / np.array(check_size(image_size)[::-1])
-        return np.asarray(map_from_image(np.asarray(xy) * ratio, self.covers, self.image_cells))
+        return self._image.cells(np.asarray(xy, np.float64) * ratio)
 
     def to_image(self, xy: Any, image_size: Size) -> Array:
         """Pixels of the target as it was given: the inverse of `to_map`."""
         ratio = np.array(self.resized[::-1]) / np.array(check_size(image_size)[::-1])
-        seen = image_from_map(np.asarray(xy, np.float64), self.covers, self.image_cells)
-        return np.asarray(seen) / ratio
+        return self._image.pixels(xy) / ratio
 
     def loss_maps(
         self, *, max_entries: int | None = None, num_threads: int | None = None
@@ -115,7 +125,7 @@ class PairLocalization:
 
     Attributes:
         estimate: after refinement, in the frame of the 3D points; the consensus pose, with its reason,
-            where refinement had nothing to start from.
+            where refinement had nothing to start from. No success where all points project to one place.
         consensus: the pose after P3P alone.
         maps: N loss maps, one per keypoint.
         camera: over the pixels that the maps' image cells cover: what belongs to `maps`.
@@ -201,9 +211,32 @@ def localize_maps(
             maps, points3d, over, first.cam_from_world, sigma_max=chosen.sigma[0],
             sigma_min=chosen.sigma[1], num_threads=num_threads,
         )  # fmt: skip
+    final = _spread_checked(final, maps, points3d, over)
     clock.append(time.perf_counter())
     seconds = dict(zip(("loss_maps", "consensus", "refine"), np.diff(clock).tolist()))
     return PairLocalization(replace(final, timings=seconds), first, maps, over)
+
+
+def _spread_checked(
+    estimate: PoseEstimate, maps: LossMaps, points3d: Array, over: Camera
+) -> PoseEstimate:
+    """No success where the agreeing points all project to one place.
+
+    A matcher that answers alike for all keypoints (an untrained network does) makes maps that agree on a
+    camera far away from everything, from where the points are one.
+    """
+    if not estimate.success:
+        return estimate
+    agree = np.asarray(estimate.inlier_probability) > 0.5
+    local = transform_points(estimate.cam_from_world, points3d[agree])
+    xy, _ = over.project(local)
+    cells = np.asarray(map_from_image(xy, over.size, maps.image_cells))
+    spread = float(np.sqrt(cells.var(0).sum())) if len(cells) else 0.0
+    if spread >= MIN_SPREAD:
+        return estimate
+    reason = f"the maps put all points at one place ({spread:.1f} cells wide): they say nothing of the pose"
+    covariance = np.full((6, 6), np.inf)
+    return replace(estimate, success=False, reason=reason, covariance=covariance)
 
 
 def _detached(values: Any) -> Any:

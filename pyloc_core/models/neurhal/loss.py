@@ -49,7 +49,7 @@ def pair_loss(network: NeurHal, pairs: Sequence[Pair]) -> tuple[Tensor, int]:
     for b, (_, target, _, seen) in enumerate(pairs):
         placed = PairFeatures(
             None, found.features[b], found.origin, found.image_cells, found.covers,
-            (int(far[b].shape[2]), int(far[b].shape[3])),
+            (int(far[b].shape[2]), int(far[b].shape[3])), found.corner,
         )  # fmt: skip
         points = placed.to_map(seen, (target.shape[0], target.shape[1]))
         targets[b, : counts[b]] = torch.as_tensor(points).to(targets)

@@ -44,6 +44,8 @@ class Hallucination(NamedTuple):
         image_cells: (H, W) in cells that the target image covers.
         covers: (height, width) in pixels of those cells: as large as the image, or larger by less than a
             cell.
+        corner: point (x, y) of the target image where its first cell begins: cell i of the trunk sees
+            around pixel i * stride.
     """
 
     descriptors: Tensor
@@ -51,6 +53,7 @@ class Hallucination(NamedTuple):
     origin: tuple[int, int]
     image_cells: Size
     covers: Size
+    corner: tuple[float, float]
 
 
 class NeurHal(Network):
@@ -142,6 +145,11 @@ class NeurHal(Network):
         """Image pixels per cell."""
         return trunk_stride(CUT, no_maxpool=self.no_maxpool)
 
+    @property
+    def corner(self) -> tuple[float, float]:
+        """Image point where cell [0, 0] begins, see `Hallucination`."""
+        return -(self.stride - 1) / 2, -(self.stride - 1) / 2
+
     def covers(self, image_size: Size) -> Size:
         """(height, width) in pixels that the cells of an image cover."""
         stride = self.stride
@@ -187,7 +195,7 @@ class NeurHal(Network):
         for layer in self.target_attention:
             found = layer(found, far)
         covers = self.covers((int(target.shape[2]), int(target.shape[3])))
-        return Hallucination(found, far, origin, image_cells, covers)
+        return Hallucination(found, far, origin, image_cells, covers, self.corner)
 
     def match_pair(
         self, source: npt.NDArray[Any], target: npt.NDArray[Any], xy: npt.NDArray[np.float64]
@@ -207,20 +215,17 @@ class NeurHal(Network):
             found = self(near, far, points[None])
         resized = (int(far.shape[2]), int(far.shape[3]))
         return PairFeatures(
-            found.descriptors[0],
-            found.features[0],
-            found.origin,
-            found.image_cells,
-            found.covers,
-            resized,
-        )
+            found.descriptors[0], found.features[0], found.origin, found.image_cells, found.covers, resized,
+            found.corner,
+        )  # fmt: skip
 
     def source_cells(self, keypoints: Tensor, source: Tensor) -> Tensor:
         """Map points of the source of its pixels (B, N, 2)."""
         covers = self.covers((int(source.shape[2]), int(source.shape[3])))
         cells = (covers[0] // self.stride, covers[1] // self.stride)
         # The conversion is linear: scale and offset from the one function that has them.
-        one, two = map_from_image([[0.0, 0.0], [1.0, 1.0]], covers, cells)
+        probes = np.array([[0.0, 0.0], [1.0, 1.0]]) - self.corner
+        one, two = np.asarray(map_from_image(probes, covers, cells))
         offset = torch.tensor(one, dtype=keypoints.dtype, device=keypoints.device)
         scale = torch.tensor(two - one, dtype=keypoints.dtype, device=keypoints.device)
         return keypoints * scale + offset
