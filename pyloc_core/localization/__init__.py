@@ -11,10 +11,12 @@ from pyloc_core.localization.localizer import STAGES, Localization, Localizer
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import LocalizerOptions, MapOptions
 from pyloc_core.localization.rootsift import DenseRootSIFT
+from pyloc_core.localization.tensor_step import CapturedStep, Stage, pose_from_features
 
 __all__ = [
     "METHODS",
     "STAGES",
+    "CapturedStep",
     "DenseRootSIFT",
     "Descriptor",
     "Features",
@@ -23,8 +25,10 @@ __all__ = [
     "LocalizerOptions",
     "Map",
     "MapOptions",
+    "Stage",
     "evaluate",
     "format_table",
+    "pose_from_features",
     "read_image",
     "summarize",
 ]
