@@ -49,3 +49,9 @@ def test_custom_descriptor() -> None:
         pytest.importorskip(module)
     angle, distance = load("custom_descriptor").main()
     assert angle < 0.5 and distance < 0.1
+
+
+def test_matching_accuracy() -> None:
+    pytest.importorskip("cv2")
+    result = load("matching_accuracy").main()["RootSIFT"]
+    assert result["mma"]["illumination"][0] > 0.95 and result["mma"]["viewpoint"][2] > 0.6

@@ -14,7 +14,7 @@ import pytest
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("PIL")
 
-from pyloc_core.localization import hpatches  # noqa: E402
+from pyloc_core.localization import DenseRootSIFT, hpatches  # noqa: E402
 from pyloc_core.localization.hpatches import PointMatches, warp  # noqa: E402
 
 HOMOGRAPHY = np.array([[0.95, 0.06, 4.0], [-0.05, 1.02, 3.0], [1e-4, -5e-5, 1.0]])
@@ -82,6 +82,25 @@ def test_accuracy_of_matches_with_known_errors(folder: Path) -> None:
     assert result["pairs"] == {"all": 4, "illumination": 2, "viewpoint": 2}
     assert result["matches_per_pair"] == 40 and calls == [50] * 4
     assert result["thresholds"] == list(range(1, 11))
+
+
+def test_a_descriptor_as_matcher(folder: Path) -> None:
+    """Dense RootSIFT finds what the homography moved; the way back removes what it did not."""
+    descriptor = DenseRootSIFT()
+    results = [
+        hpatches.mean_matching_accuracy(
+            folder, hpatches.descriptor_matcher(descriptor, max_cyclic=limit),
+            keypoints=lambda image: hpatches.corners(image, 200),
+        )
+        for limit in (1.0, None)
+    ]  # fmt: skip
+    checked, free = results
+    assert checked["mma"]["illumination"][0] > 0.95
+    assert checked["mma"]["viewpoint"][2] > 0.8
+    assert checked["mma"]["all"][2] > free["mma"]["all"][2]
+    assert 20 < checked["matches_per_pair"] < free["matches_per_pair"]
+    none = hpatches.descriptor_matcher(descriptor)(picture(1), np.zeros((0, 2)), picture(1))
+    assert none.xy.shape == (0, 2) and none.valid.shape == (0,)
 
 
 def test_pairs_without_matches_count_as_wrong(folder: Path) -> None:

@@ -4,7 +4,8 @@
 
 What is shown is that every part fits every other. The poses come out right all the same, since random
 convolutions describe small patches well enough for photos taken near to each other; weights that were
-trained are far better. Errors are bounded at about three times what was measured.
+trained are far better. Measured here: S2DNet 0.16 degrees and 0.3 % of the depth; S2DHM in the localizer 1.2
+degrees and 2.2 %, by itself 1.0 degrees and 1.8 %, with the published pixel rule 2.4 degrees and 3.0 %.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from pyloc_core._extras import require
 from pyloc_core.localization.images import read_image, to_gray
+from pyloc_core.match_filters import cyclic_check, filter_matches
+from pyloc_core.ops.match import match
 
 Array = npt.NDArray[np.float64]
 THRESHOLDS = tuple(range(1, 11))  # pixels
@@ -91,6 +93,51 @@ def corners(image: npt.NDArray[np.uint8], count: int = _POINTS) -> Array:
     if found is None:
         return np.zeros((0, 2))
     return np.asarray(found.reshape(-1, 2), np.float64) + 0.5
+
+
+def descriptor_matcher(
+    descriptor: Any,
+    *,
+    level: int = -1,
+    min_probability: float = 0.0,
+    max_cyclic: float | None = 1.0,
+    num_threads: int | None = None,
+) -> Matcher:
+    """A matcher of one level of any `Descriptor`: best cell to a fraction of it, and the way back.
+
+    Args:
+        descriptor: see `Descriptor`.
+        level: of its `dense`; the last is the finest.
+        min_probability: matches of at most this probability are not valid.
+        max_cyclic: nor are those whose way back ends this many cells from the point, or farther;
+            None skips the way back.
+        num_threads: see `match`.
+    """
+    temperature = 1 / float(descriptor.beta[level])
+
+    def matcher(
+        first: npt.NDArray[np.uint8], xy: Array, second: npt.NDArray[np.uint8]
+    ) -> PointMatches:
+        if not len(xy):
+            return PointMatches(np.zeros((0, 2)), np.zeros(0, bool))
+        there = descriptor.dense(second)[level]
+        described = np.ascontiguousarray(descriptor.describe(first, xy, (1.0,))[level][:, 0])
+        found = match(
+            described, there.values, temperature=temperature, subcell="quadratic",
+            num_threads=num_threads,
+        )  # fmt: skip
+        at = there.pixels(found.xy)
+        valid = np.asarray(filter_matches(found, min_probability=min_probability))
+        if max_cyclic is not None:
+            here = descriptor.dense(first)[level]
+            again = np.ascontiguousarray(descriptor.describe(second, at, (1.0,))[level][:, 0])
+            back = cyclic_check(
+                here.cells(xy), again, here.values, max_distance=max_cyclic, num_threads=num_threads
+            )
+            valid = valid & np.asarray(back.valid)
+        return PointMatches(at, valid)
+
+    return matcher
 
 
 def mean_matching_accuracy(
