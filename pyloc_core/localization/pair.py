@@ -20,6 +20,7 @@ from pyloc_core.geometry import Size, check_size, map_from_image
 from pyloc_core.localization.features import Features
 from pyloc_core.localization.images import check_image
 from pyloc_core.maps import LossMaps
+from pyloc_core.maps_device import DeviceLossMaps
 from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.refine_pose import refine_pose
@@ -87,10 +88,12 @@ class PairFeatures:
         self, *, max_entries: int | None = None, num_threads: int | None = None
     ) -> LossMaps:
         """One loss map per keypoint; ln|O| counts the padded cells too."""
-        return loss_maps(
+        maps = loss_maps(
             _detached(self.descriptors), _detached(self.features), origin=self.origin,
             image_cells=self.image_cells, max_entries=max_entries, num_threads=num_threads,
         )  # fmt: skip
+        # Poses of single pairs are found on the host; the features stay where they are.
+        return maps.cpu() if isinstance(maps, DeviceLossMaps) else maps
 
 
 @runtime_checkable
@@ -240,5 +243,5 @@ def _spread_checked(
 
 
 def _detached(values: Any) -> Any:
-    """On the host, without a graph."""
-    return values.detach().cpu() if hasattr(values, "detach") else values
+    """Without a graph."""
+    return values.detach() if hasattr(values, "detach") else values

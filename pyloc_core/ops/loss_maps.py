@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -73,7 +74,9 @@ def loss_maps(
     if _dispatch.on_tensors("loss_maps", implementation, arrays):
         tensors = _levels.as_tensor_levels(descriptors, features, size, check_finite)
         threads = _arrays.thread_count(num_threads)
-        return _tensor_loss_maps(tensors, temperature, max_entries, compat, threads, implementation)
+        frame = check_frame(origin, image_cells, check_size(tensors.size, "the size of the maps"))
+        made = _tensor_loss_maps(tensors, temperature, max_entries, compat, threads, implementation)
+        return replace(made, origin=frame[0], image_cells=frame[1])
     levels = _levels.as_levels(descriptors, features, size)
     map_size = check_size(levels.size, "the size of the maps")
     temperature = _levels.as_positive(temperature, "temperature")
