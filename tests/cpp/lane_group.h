@@ -39,13 +39,16 @@ class LaneExchange {
   long generation_ = 0;
 };
 
+// `parts`: blocks of one group; a lane knows its own by part().
 template <int Tile>
 class LaneGroup {
  public:
   static constexpr int kTile = Tile;
-  LaneGroup(LaneExchange& exchange, int rank) : exchange_(&exchange), rank_(rank) {}
+  LaneGroup(LaneExchange& exchange, int rank, int parts) : exchange_(&exchange), rank_(rank), parts_(parts) {}
   int rank() const { return rank_; }
   int size() const { return exchange_->size; }
+  int part() const { return rank_ / (exchange_->size / parts_); }
+  bool leads() const { return rank_ % (exchange_->size / parts_) == 0; }
   void sync() const { exchange_->wait(); }
   int tile_rank() const { return rank_ % Tile; }
 
@@ -97,15 +100,15 @@ class LaneGroup {
   }
 
   LaneExchange* exchange_;
-  int rank_;
+  int rank_, parts_;
 };
 
 // Calls run(group) on `size` threads at once.
 template <int Tile, class Run>
-void run_lanes(int size, const Run& run) {
+void run_lanes(int size, int parts, const Run& run) {
   LaneExchange exchange(size);
   std::vector<std::thread> lanes;
   for (int rank = 0; rank < size; ++rank)
-    lanes.emplace_back([&exchange, &run, rank] { run(LaneGroup<Tile>(exchange, rank)); });
+    lanes.emplace_back([&exchange, &run, rank, parts] { run(LaneGroup<Tile>(exchange, rank, parts)); });
   for (auto& lane : lanes) lane.join();
 }

@@ -40,10 +40,12 @@ void run_lone(const GncResults& r) {
 }
 
 template <int Tile>
-void run_together(const GncResults& r, int lanes) {
-  pyloc::GncShared shared;
+void run_together(const GncResults& r, int lanes, int parts = 1) {
+  std::vector<pyloc::GncShared> shared(parts);
   for (std::int64_t b = 0; b < r.batch.problems; ++b)
-    run_lanes<Tile>(lanes, [&](const LaneGroup<Tile>& g) { pyloc::refine_problem(g, r.batch, b, shared); });
+    run_lanes<Tile>(lanes, parts, [&](const LaneGroup<Tile>& g) {
+      pyloc::refine_problem(g, r.batch, b, shared[std::size_t(g.part())]);
+    });
 }
 
 void expect_native(const GncProblems& p, const GncResults& r, std::int64_t b) {
@@ -87,7 +89,7 @@ TEST(GncRun, SoDoLanesInLockStep) {
   GncResults r(p, kCoarse), again(p, kCoarse), wide(p, kCoarse);
   run_together<4>(r, 8);
   run_together<4>(again, 8);
-  run_together<8>(wide, 16);
+  run_together<8>(wide, 16, 2);  // two blocks
   for (std::int64_t b = 0; b < p.problems(); ++b) {
     expect_native(p, r, b);
     expect_native(p, wide, b);

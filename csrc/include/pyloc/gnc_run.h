@@ -4,12 +4,12 @@
 // covariance and verdict, without a word from outside. The CPU's own form with SIMD is
 // csrc/cpu/refine_pose.cpp; both make the same decisions.
 //
-// A thread owns every size()-th map. A pass has two halves, which keeps the registers of each few: sums over
-// entries, for which a tile works through its threads' maps one after the other, all reading neighbouring
-// entries of one map; then every thread projects its points again, with Jacobians, and adds up the maps.
-// Entries are summed in float32, relative to the map's integer cell; projections, normal equations and
-// energies are float64: decreases of 1e-5 in sums of thousands decide when to stop. Thread 0 alone decides,
-// between two barriers.
+// Every map has one thread that owns it, and tiles own equally many. A pass has two halves, which keeps the
+// registers of each few: sums over entries, for which a tile works through its threads' maps one after the
+// other, all reading neighbouring entries of one map; then every thread projects its points again, with
+// Jacobians, and adds up the maps. Entries are summed in float32, relative to the map's integer cell;
+// projections, normal equations and energies are float64: decreases of 1e-5 in sums of thousands decide when
+// to stop. One thread of each block decides, between two barriers.
 #pragma once
 
 #include "pyloc/gnc_batch.h"
@@ -22,7 +22,7 @@ constexpr int kPassSums = 30;  // energy, decrease, increase, A (21), b (6)
 
 enum GncTask : int { kGncEvaluate = 0, kGncTry = 1, kGncStop = 2 };
 
-// What the group's threads see of each other, in shared memory.
+// What the threads of a part (a block) see of each other, in shared memory. All parts hold the same.
 struct GncShared {
   GncView view;
   GncState state;
@@ -38,6 +38,26 @@ struct GncShared {
 struct alignas(4) MapCell {
   std::int16_t x, y;
 };
+
+// Maps are handed out to all tiles before a tile gets its second, and one after the other to its threads.
+// Within [0, size()): the place, relative to `base`, of the map that the thread at `tile_rank` of this tile
+// owns.
+template <class Group>
+PYLOC_HD PYLOC_INLINE int owned_place(const Group& group, int tile_rank) {
+  return tile_rank * (group.size() / Group::kTile) + group.rank() / Group::kTile;
+}
+// How many threads of a tile own a map when `left` maps are left.
+template <class Group>
+PYLOC_HD PYLOC_INLINE int owners_per_tile(const Group& group, std::int64_t left) {
+  const std::int64_t tiles = group.size() / Group::kTile, owners = (left + tiles - 1) / tiles;
+  return owners < Group::kTile ? int(owners) : Group::kTile;
+}
+// Calls use(n) for the maps that this thread owns.
+template <class Group, class Use>
+PYLOC_HD PYLOC_INLINE void for_owned(const Group& group, const GncView& view, const Use& use) {
+  for (std::int64_t i = owned_place(group, group.tile_rank()); i < view.count; i += group.size())
+    use(view.first + i);
+}
 
 // Sums over the entries of the tile's current map; `moments` may be null.
 template <class Group>
@@ -89,13 +109,14 @@ PYLOC_HD inline void sum_entries(const Group& group, const GncView& view, const 
                                  double sigma) {
   const float exponent = float(gnc_exponent(sigma));
   for (std::int64_t base = 0; base < view.count; base += group.size()) {
-    const std::int64_t n = view.first + base + group.rank();
-    const bool real = base + group.rank() < view.count;
+    const std::int64_t at = base + owned_place(group, group.tile_rank()), n = view.first + at;
+    const bool real = at < view.count;
     NearEntries mine{0, 0, 0, 0, 0.0f, 0.0f};
     if (real) mine = look_around(view, pose, n, sigma);
     MapSums<float> sums{0.0f, 0.0f, 0.0f};
     MapMoments<float> moments{0.0f, 0.0f, 0.0f};
-    for (int source = 0; source < Group::kTile; ++source) {
+    const int owners = owners_per_tile(group, view.count - base);
+    for (int source = 0; source < owners; ++source) {
       MapMoments<float> m{0.0f, 0.0f, 0.0f};
       const NearEntries w = broadcast(group, mine, source);
       const MapSums<float> s = tile_sums(group, *view.maps, w, exponent, kMoments ? &m : nullptr);
@@ -123,8 +144,7 @@ PYLOC_HD inline const double* add_up(const Group& group, const GncView& view, co
                                      double sigma, const double* before, double* energies) {
   double total[kPassSums] = {};
   const double density = gnc_density(sigma), weight = density / (sigma * sigma);
-  for (std::int64_t i = group.rank(); i < view.count; i += group.size()) {
-    const std::int64_t n = view.first + i;
+  for_owned(group, view, [&](std::int64_t n) {
     const MapSums<float> s = view.sums[n];
     const double e = -density * double(s.mass), w = weight * double(s.mass);
     energies[n] = e;
@@ -134,13 +154,13 @@ PYLOC_HD inline const double* add_up(const Group& group, const GncView& view, co
       total[1] += max_(fall, 0.0);
       total[2] += max_(-fall, 0.0);
     }
-    if (s.mass == 0.0f) continue;  // no entry near: it may not even project
+    if (s.mass == 0.0f) return;  // no entry near: it may not even project
     double J[12];
     point_jacobian(view, pose, n, J);
     add_normal(total + 3, J, w, 0.0, w);
     const double wx = weight * double(s.x), wy = weight * double(s.y);
     for (int k = 0; k < 6; ++k) total[24 + k] += J[k] * wx + J[6 + k] * wy;
-  }
+  });
   return group.sum(total);
 }
 
@@ -151,9 +171,10 @@ PYLOC_HD PYLOC_COLD void prepare_maps(const Group& group, const GncView& view) {
   const LossMapsView& maps = *view.maps;
   const double area = double(maps.window_w) * double(maps.window_h);
   const int rank = group.tile_rank();
-  for (std::int64_t base = 0; base < view.count; base += group.size())
-    for (int source = 0; source < Group::kTile; ++source) {
-      const std::int64_t at = base + group.rank() - rank + source, n = view.first + at;
+  for (std::int64_t base = 0; base < view.count; base += group.size()) {
+    const int owners = owners_per_tile(group, view.count - base);
+    for (int source = 0; source < owners; ++source) {
+      const std::int64_t at = base + owned_place(group, source), n = view.first + at;
       const bool real = at < view.count;
       const std::int64_t begin = real ? maps.row_ptr[n] : 0, end = real ? maps.row_ptr[n + 1] : 0;
       std::int16_t* rows = real ? view.first_rows + first_group(maps, n) * kBlocksPerGroup : nullptr;
@@ -173,6 +194,7 @@ PYLOC_HD PYLOC_COLD void prepare_maps(const Group& group, const GncView& view) {
         view.share[n] = area > 0.0 ? float(double(high) / area) : 1.0f;
       }
     }
+  }
 }
 
 PYLOC_HD inline bool is_usable(const GncView& view, std::int64_t n) {
@@ -238,7 +260,7 @@ PYLOC_HD PYLOC_COLD void after_pass(GncShared& s, const GncOptions& options, con
 
 template <class Group>
 PYLOC_HD inline void optimise(const Group& group, GncShared& s, const GncOptions& options) {
-  if (group.rank() == 0) {
+  if (group.leads()) {
     s.levels = gnc_schedule(options.sigma_max, options.sigma_min, false, s.sigmas);
     s.state = gnc_begin();
     s.task = kGncEvaluate;
@@ -252,7 +274,7 @@ PYLOC_HD inline void optimise(const Group& group, GncShared& s, const GncOptions
     sum_entries<false>(group, s.view, pose, sigma);
     const double* sums = add_up(group, s.view, pose, sigma, trial ? s.view.energies[s.current] : nullptr,
                                 s.view.energies[trial ? 1 - s.current : s.current]);
-    if (group.rank() == 0) after_pass(s, options, sums);
+    if (group.leads()) after_pass(s, options, sums);
     group.sync();
   }
 }

@@ -13,20 +13,19 @@ template <class Group>
 PYLOC_HD PYLOC_COLD void judge(const Group& group, GncShared& shared, double* inlier) {
   const GncView& view = shared.view;
   double sums[4] = {};  // gain, usable, consistent, share
-  for (std::int64_t i = group.rank(); i < view.count; i += group.size()) {
-    const std::int64_t n = view.first + i;
+  for_owned(group, view, [&](std::int64_t n) {
     Vec2<double> p;
     const bool seen = project(view.camera, transform(shared.pose, framed_point(view, n)), p);
     const double gain = seen ? bilinear_gain(*view.maps, n, p.x, p.y) : 0.0;
     inlier[n] = -::expm1(-gain);
     sums[0] += gain;
-    if (!is_usable(view, n)) continue;
+    if (!is_usable(view, n)) return;
     sums[1] += 1.0;
     sums[2] += is_consistent(gain, view.peak[n]) ? 1.0 : 0.0;
     sums[3] += double(view.share[n]);
-  }
+  });
   const double* total = group.sum(sums);
-  if (group.rank() == 0) {
+  if (group.leads()) {
     const double share = total[1] > 0.0 ? total[3] / total[1] : 0.0;
     shared.gain = total[0];
     shared.found = consensus(std::int64_t(total[1]), std::int64_t(total[2]), share);
@@ -58,29 +57,28 @@ PYLOC_HD PYLOC_COLD bool measure_covariance(const Group& group, GncShared& share
   double moves = 0.0;
   for (int round = 0; round < 2; ++round) {
     double terms[22] = {};  // curvature, then moves
-    for (std::int64_t i = group.rank(); i < view.count; i += group.size()) {
+    for_owned(group, view, [&](std::int64_t n) {
       double t[kMapTerms];
-      if (!map_terms(view, shared.pose, view.first + i, sigma, t)) continue;
+      if (!map_terms(view, shared.pose, n, sigma, t)) return;
       if (round == 1)
         terms[21] += leave_out_move(t, shared.C);
       else if (t[12] > 0.0 || t[14] > 0.0)
         add_normal(terms, t, t[12], t[13], t[14]);
-    }
+    });
     const double* total = group.sum(terms);
     moves = total[21];
     if (round == 1) break;
-    if (group.rank() == 0) shared.task = invert_curvature(total, shared.C) ? 1 : 0;
+    if (group.leads()) shared.task = invert_curvature(total, shared.C) ? 1 : 0;
     group.sync();
     if (shared.task == 0) return false;
   }
   if (!isfinite_(moves)) return false;
   const double c = max_(moves / 6.0, kMinDispersion);
-  for (int k = group.rank(); k < 36; k += group.size()) shared.C[k] *= c;
-  group.sync();
+  for (int k = 0; k < 36 && group.leads(); ++k) shared.C[k] *= c;
   return true;
 }
 
-// Thread 0 writes what belongs to the problem as a whole.
+// What belongs to the problem as a whole, by one thread of the group; it leads its part.
 PYLOC_HD PYLOC_COLD void write_result(const GncBatch& batch, std::int64_t b, GncShared& shared, int verdict) {
   const bool success = verdict == kGncFound;
   double* pose = batch.cam_from_world + 12 * b;
@@ -100,11 +98,11 @@ PYLOC_HD PYLOC_COLD void write_result(const GncBatch& batch, std::int64_t b, Gnc
   batch.success[b] = success ? 1 : 0;
 }
 
-// Problem b of the batch. `shared` is uninitialised memory that all threads of the group see.
+// Problem b of the batch. `shared` is uninitialised memory that all threads of a part of the group see.
 template <class Group>
 PYLOC_HD inline void refine_problem(const Group& group, const GncBatch& batch, std::int64_t b,
                                     GncShared& shared) {
-  if (group.rank() == 0) {
+  if (group.leads()) {
     bind_problem(batch, b, shared.view);
     shared.pose = load_pose<double>(batch.start + 12 * b);
     shared.levels = clean_start(shared.pose) ? 1 : 0;
@@ -120,8 +118,7 @@ PYLOC_HD inline void refine_problem(const Group& group, const GncBatch& batch, s
   prepare_maps(group, shared.view);
   group.sync();
   double usable[1] = {0.0};
-  for (std::int64_t i = group.rank(); i < shared.view.count; i += group.size())
-    usable[0] += is_usable(shared.view, shared.view.first + i) ? 1.0 : 0.0;
+  for_owned(group, shared.view, [&](std::int64_t n) { usable[0] += is_usable(shared.view, n) ? 1.0 : 0.0; });
   const bool enough = group.sum(usable)[0] >= double(kMinUsable);
   if (good && enough) optimise(group, shared, batch.options);
   judge(group, shared, batch.inlier);
@@ -129,7 +126,6 @@ PYLOC_HD inline void refine_problem(const Group& group, const GncBatch& batch, s
   if (good && shared.found.success)
     determined = measure_covariance(group, shared, shared.sigmas[shared.state.level]);
   const int verdict = good ? gnc_verdict(shared.view.count, shared.found, determined) : kGncBadStart;
-  group.sync();
   if (group.rank() == 0) write_result(batch, b, shared, verdict);
 }
 
