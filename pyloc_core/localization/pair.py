@@ -198,11 +198,29 @@ def localize_maps(
     num_threads: int | None = None,
 ) -> PairLocalization:
     """`localize_pair` of images that were compared already."""
+    begin = time.perf_counter()
+    entries = (options or PairOptions()).max_entries
+    maps = features.loss_maps(max_entries=entries, num_threads=num_threads)
+    seconds = {"loss_maps": time.perf_counter() - begin}
+    found = pose_from_maps(
+        maps, points3d, features.camera(camera), options=options, seed=seed, num_threads=num_threads
+    )
+    timings = {**seconds, **found.estimate.timings}
+    return replace(found, estimate=replace(found.estimate, timings=timings))
+
+
+def pose_from_maps(
+    maps: LossMaps,
+    points3d: Array,
+    over: Camera,
+    *,
+    options: PairOptions | None = None,
+    seed: int = 0,
+    num_threads: int | None = None,
+) -> PairLocalization:
+    """P3P on the most peaked maps, refinement over all; `over` as in `PairLocalization.camera`."""
     chosen = options or PairOptions()
     clock = [time.perf_counter()]
-    maps = features.loss_maps(max_entries=chosen.max_entries, num_threads=num_threads)
-    over = features.camera(camera)
-    clock.append(time.perf_counter())
     first = estimate_pose(
         maps, points3d, over, iterations=chosen.iterations, top_fraction=chosen.top_fraction, seed=seed,
         num_threads=num_threads,
@@ -216,7 +234,7 @@ def localize_maps(
         )  # fmt: skip
     final = _spread_checked(final, maps, points3d, over)
     clock.append(time.perf_counter())
-    seconds = dict(zip(("loss_maps", "consensus", "refine"), np.diff(clock).tolist()))
+    seconds = dict(zip(("consensus", "refine"), np.diff(clock).tolist()))
     return PairLocalization(replace(final, timings=seconds), first, maps, over)
 
 
