@@ -176,6 +176,37 @@ def test_omegaconf_is_read_as_what_it_holds(
         read_checkpoint(in_zip(hostile, tmp_path / "called.ckpt"))
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_pickles_of_arrays(tmp_path: Path, protocol: int) -> None:
+    """As programs without torch write weights; every order and kind of number."""
+    rng = np.random.default_rng(protocol)
+    state = {
+        "c": rng.normal(size=(3, 4)).astype(np.float32),
+        "fortran": np.asfortranarray(rng.normal(size=(3, 4))),
+        "big": rng.normal(size=5).astype(">f4"),
+        "half": rng.normal(size=5).astype(np.float16),
+        "whole": rng.integers(-9, 9, (2, 2)),
+        "flags": rng.normal(size=6) > 0,
+        "nothing": np.zeros((0, 3), np.float32),
+        "point": np.array(2.5),
+    }
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(
+        pickle.dumps({"params": state, "step": np.int64(7), "on": np.bool_(True)}, protocol)
+    )
+    found = read_checkpoint(path)
+    assert found.extra == {"step": 7, "on": True}
+    for name, value in state.items():
+        np.testing.assert_array_equal(found.state[name].numpy(), value)
+        assert found.state[name].shape == value.shape
+    path.write_bytes(pickle.dumps({"params": {"a": np.array(["text"]), "b": state["c"]}}, protocol))
+    with pytest.raises(ValueError, match="dtype"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps({"params": {"a": np.array([{}, None])}}, protocol))
+    with pytest.raises(ValueError, match=r"dtype|plain numbers|names"):
+        read_checkpoint(path)
+
+
 def test_calls_of_unknown_classes_are_refused_unless_named(state: Any, tmp_path: Path) -> None:
     with training_program() as program:
         path = save({"state_dict": state, "hook": program.Called()}, tmp_path / "a.ckpt", True)

@@ -75,7 +75,10 @@ class InertType(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if not cls.callable_:
-            raise RefusedPickle(f"the pickle calls {cls.global_name}, which no checkpoint needs")
+            raise RefusedPickle(
+                f"the pickle calls {cls.global_name}, which weights do not need; inert=[that name] "
+                "records the call, without running it"
+            )
         return new_inert(cls, *args, **kwargs)
 
 
@@ -164,6 +167,11 @@ def _bytearray(*arguments: Any) -> bytearray:
     return bytearray(*arguments[:1])
 
 
+def _no_bytes() -> bytes:
+    """How protocols 0 to 2 write no bytes at all."""
+    return b""
+
+
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How protocols 0 to 2 write bytes."""
     if not isinstance(text, str) or str(encoding) not in ("latin1", "latin-1", "utf-8"):
@@ -220,7 +228,8 @@ def _array_from(data: Any, dtype: Any, shape: Any, order: Any = "C") -> Any:
         raise RefusedPickle("an array has an impossible shape")
     if math.prod(shape) * dtype.dtype.itemsize != len(data):
         raise RefusedPickle("the size of an array does not fit its shape")
-    return np.frombuffer(bytes(data), dtype.dtype).reshape(shape, order=order).copy()
+    values = np.frombuffer(bytes(data), dtype.dtype).reshape(shape, order=order)
+    return values.astype(dtype.dtype.newbyteorder("="))
 
 
 def _numpy_array(*_: Any) -> ArrayRecord:
@@ -260,6 +269,7 @@ def _calls() -> dict[str, _Call]:
     for module in ("builtins", "__builtin__"):
         calls |= {f"{module}.set": _set, f"{module}.frozenset": _set}
         calls[f"{module}.bytearray"] = _bytearray
+        calls[f"{module}.bytes"] = _no_bytes
     for module in ("copyreg", "copy_reg"):
         calls[f"{module}._reconstructor"] = _reconstruct_object
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
@@ -284,6 +294,5 @@ TOKENS = {
         "float",
         "bool",
         "complex",
-        "bytes",
     )
 } | {"numpy.ndarray": _Token("ndarray"), "typing.Any": _Token("Any")}  # OmegaConf names Any

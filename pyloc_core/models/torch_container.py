@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from pyloc_core.models.pickle_records import (
@@ -212,6 +213,8 @@ def _resolve(value: Any, seen: dict[int, tuple[Any, Any]]) -> Any:
         return remember(_tensor(value))
     if isinstance(value, ArrayRecord):
         return value.value
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, Inert):
         wrapped = _wrapped_by_omegaconf(value)
         if wrapped:
