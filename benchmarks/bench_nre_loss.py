@@ -101,7 +101,9 @@ def main() -> None:
     name, dtype, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
     loss, arrays = globals()[name], problem(dtype, batch)
-    step(loss, [x.detach()[..., :40, :].requires_grad_() if x.ndim == 3 else x for x in arrays])
+    h, f, t = (x.detach() for x in arrays)
+    small = h[:, :40], f[..., :9, :9].contiguous(), t[:, :40] / 40  # loads what a call loads
+    step(loss, [x.clone().requires_grad_() for x in small])
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
     before = resident("VmRSS")
     kept = step(loss, arrays)

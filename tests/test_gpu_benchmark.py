@@ -45,7 +45,14 @@ def test_the_script_checks_in_the_interpreter(tmp_path: Path) -> None:
     for name in ("match", "loss_maps", "local_loss_maps", "nre_loss", "gated_attention"):
         assert status[name]["status"] == "ok" and status[name]["checks"], name
         assert all(check["passed"] for check in status[name]["checks"])
-    for name in ("p3p", "refine_pose", "estimate_pose", "score_poses", "localization_step"):
+    for name in (
+        "p3p",
+        "refine_pose",
+        "estimate_pose",
+        "score_poses",
+        "localization_step",
+        "pose_chain",
+    ):
         assert status[name]["status"].startswith("absent: ")
 
 
@@ -104,7 +111,7 @@ def test_unknown_names_are_refused(module: Any) -> None:
         module("gpu").main(["--only", "mach"])
 
 
-@pytest.mark.parametrize("name", ["refine_pose", "estimate_pose", "score_poses"])
+@pytest.mark.parametrize("name", ["refine_pose", "estimate_pose", "score_poses", "pose_chain"])
 def test_the_pose_cases_pass_on_the_cpu(name: str, module: Any, here: Any) -> None:
     checks = list(module(f"gpu_cases.{name}").check(here))
     assert checks and all(each.passed for each in checks), checks
@@ -116,8 +123,9 @@ def test_p3p_case(module: Any, here: Any) -> None:
 
 
 def test_the_localization_step_finds_the_pose(module: Any, here: Any) -> None:
-    run, truth = module("gpu_cases.localization_step").step(here, 300)
-    found = run()
+    case = module("gpu_cases.localization_step")
+    arguments, truth = case.step(here, 300)
+    found = case.pose_from_features(*arguments)
     assert bool(found.success[0])
     assert np.abs(np.asarray(found.cam_from_world[0]) - truth).max() < 2e-2
 
