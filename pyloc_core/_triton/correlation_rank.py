@@ -179,9 +179,9 @@ def bracket_ranks(rank: int, cells: int, samples: int) -> tuple[int, int]:
 def list_plan(rank: int, cells: int, both: bool) -> tuple[int, list[int]]:
     """Capacity of the lists, and the steps between sampled cells of the passes before the last.
 
-    The bracket is expected to fill half a list at most; where one pass over samples does not make it
-    so narrow, the next takes four times as many. `both`: the value alone is wanted, bounded from both
-    sides; else everything above it."""
+    The bracket is expected to fill half a list at most, better half a short one; where one pass over
+    samples does not make it so narrow, the next takes four times as many. `both`: the value alone is
+    wanted, bounded from both sides; else everything above it."""
     steps: list[int] = []
     capacity = triton.next_power_of_2(cells) if cells <= _LEAST_LISTED else _MOST_LISTED
     wanted = SAMPLES
@@ -190,7 +190,8 @@ def list_plan(rank: int, cells: int, both: bool) -> tuple[int, list[int]]:
         steps.append(step)
         first, last = bracket_ranks(rank, cells, triton.cdiv(cells, step))
         inside = (last - max(first, 0) if both else last) * step
-        if 2 * inside <= _MOST_LISTED:
+        cheap = cells // (4 * wanted) >= 64  # the next pass over samples
+        if 2 * inside <= (_LEAST_LISTED if cheap else _MOST_LISTED):
             capacity = max(_LEAST_LISTED, triton.next_power_of_2(2 * inside))
             break
         wanted *= 4

@@ -48,6 +48,9 @@ def match_kernel(
     cell = first_cell(peak_ptr, cell_ptr, peak, rows, live, count, splits, BLOCK_S)
     bad = total != total
     log_sum = tl.log(total)
+    log_sum = tl.where(
+        log_sum < 0, 0.0, log_sum
+    )  # the sum is at least 1, its logarithm approximate
     tl.store(log_probability_ptr + rows, -log_sum, mask=live)
     x = tl.where(bad, float("nan"), (cell % width).to(tl.float64))
     y = tl.where(bad, float("nan"), (cell // width).to(tl.float64))

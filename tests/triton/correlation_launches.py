@@ -16,7 +16,12 @@ BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
 def level(n: int, d: int, h: int, w: int, dtype: Any = BF16) -> tuple[Any, Any]:
-    return torch.zeros(n, d, dtype=dtype), torch.zeros(d, h, w, dtype=dtype)
+    return empty(n, d, dtype=dtype), empty(d, h, w, dtype=dtype)
+
+
+def empty(*shape: int, dtype: Any = FP32) -> Any:
+    """Without memory: only its type, shape, strides and address, 0, are asked for."""
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def matching(*levels: tuple[Any, Any], rank: int, size: Any = None) -> Callable[[], Any]:
@@ -35,8 +40,8 @@ def windows(pair: tuple[Any, Any], window: tuple[int, int], published: bool) -> 
     n, cells = pair[0].shape[0], window[0] * window[1]
     half = (window[0] // 2, window[1] // 2)
     rule = local_loss_maps.WindowRule(window, half, half[0] if published else 0, 0.5, published)
-    mass = None if published else torch.zeros(n, dtype=torch.float64)
-    centers = torch.zeros(n, 2, dtype=torch.float64)
+    mass = None if published else empty(n, dtype=torch.float64)
+    centers = empty(n, 2, dtype=torch.float64)
     epsilon = 1e-7 if published else 0.0
     return lambda: local_loss_maps.local_loss_maps(
         *pair, centers, mass, rule, 1.0, 9.0, epsilon, min(256, cells)
@@ -44,11 +49,9 @@ def windows(pair: tuple[Any, Any], window: tuple[int, int], published: bool) -> 
 
 
 def cases() -> dict[str, Callable[[], Any]]:
-    # As on a GPU: matrix units for bfloat16, and its number of multiprocessors.
-    correlation_tile._interpreted = lambda device: False
     correlation_tile._processors = lambda device: 132
-    strided = (torch.zeros(1, 40).expand(9, 40).half(), torch.zeros(40, 7, 16).half()[:, :, ::2])
-    channels_last = (torch.zeros(9, 40), torch.zeros(7, 8, 40).permute(2, 0, 1))
+    strided = (empty(1, 40, dtype=FP16).expand(9, 40), empty(40, 7, 16, dtype=FP16)[:, :, ::2])
+    channels_last = (empty(9, 40), empty(7, 8, 40).permute(2, 0, 1))
     return {
         "match": matching(level(1000, 128, 40, 60), rank=0),
         "match float32": matching(level(1000, 128, 40, 60, FP32), rank=0),
@@ -64,10 +67,12 @@ def cases() -> dict[str, Callable[[], Any]]:
         "mixed": matching((level(9, 40, 1, 1, FP16)[0], level(9, 40, 7, 8)[1]), rank=3),
         "strided": matching(strided, rank=3),
         "channels last": matching(channels_last, rank=3),
+        "beyond 2^31": matching(level(9, 64, 8000, 9000), level(9, 64, 70, 90), rank=1000),
         "loss maps": mapping(level(1000, 128, 150, 200), 256, 0.0),
         "loss maps, float32": mapping(level(90, 128, 150, 200, FP32), 256, 1e-7),
         "one loss map": mapping(level(1, 1, 1, 1), 1, 0.0),
         "windows": windows(level(1000, 288, 100, 100), (64, 64), False),
+        "windows beyond 2^31": windows(level(9, 640, 8000, 9000), (64, 64), False),
         "windows, float32": windows(level(3, 7, 9, 11, FP32), (3, 1), True),
         "one window": windows(level(1, 1, 1, 1, FP16), (1, 1), False),
         "few windows": windows(level(2, 5, 9, 1), (30, 40), True),

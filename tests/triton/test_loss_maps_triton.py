@@ -57,8 +57,22 @@ def check(descriptors: Any, features: Any, tolerance: float = 2e-5, **options: A
 @pytest.fixture
 def short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists so short that small maps are sampled first, as large ones are."""
-    monkeypatch.setattr(correlation_rank, "SAMPLES", 96)
-    monkeypatch.setattr(correlation_rank, "_LEAST_LISTED", 128)
+    monkeypatch.setattr(correlation_rank, "SAMPLES", 48)
+    monkeypatch.setattr(correlation_rank, "_LEAST_LISTED", 64)
+
+
+@pytest.fixture
+def made_again(monkeypatch: pytest.MonkeyPatch) -> list[list[bool]]:
+    """Of every call, which maps' lists did not do."""
+    seen: list[list[bool]] = []
+    exact_rank = correlation_rank.exact_rank
+
+    def noted(*args: Any, fill: bool) -> None:
+        seen.append((args[-1] == 0).cpu().tolist())
+        exact_rank(*args, fill=fill)
+
+    monkeypatch.setattr(correlation_rank, "exact_rank", noted)
+    return seen
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 6, 9), (66, 33, 5, 17), (3, 130, 1, 150), (2, 1, 1, 1)])
@@ -71,30 +85,41 @@ def test_equals_the_native_path_off_the_tile_sizes(
 
 @pytest.mark.parametrize("limit", [1, 7, 150, 10000])
 @pytest.mark.usefixtures("short_lists")
-def test_the_most_informative_entries_are_kept(limit: int, device: Any) -> None:
+def test_the_most_informative_entries_are_kept(
+    limit: int, device: Any, made_again: list[list[bool]]
+) -> None:
     descriptors, features = level(2, (4, 12, 13, 17), device)
     check(descriptors, features, temperature=0.4, max_entries=limit)
+    assert not any(made_again[-1])
 
 
 @pytest.mark.parametrize("compat", [None, "published"])
-def test_flat_maps_keep_their_first_cells(compat: Any, device: Any) -> None:
-    descriptors, features = level(3, (4, 8, 9, 13), device)
+@pytest.mark.usefixtures("short_lists")
+def test_flat_maps_keep_their_first_cells(
+    compat: Any, device: Any, made_again: list[list[bool]]
+) -> None:
+    descriptors, features = level(3, (4, 8, 10, 14), device)
     descriptors[0] = 0  # exactly flat: every cell is live, and equal
     descriptors[1] *= 1e-3
     maps = check(descriptors, features, max_entries=10, compat=compat)
     cells = maps.cpu()[0].xy
+    assert not any(made_again[-1])
     np.testing.assert_array_equal(cells, [(x, 0) for x in range(10)])
 
 
 @pytest.mark.usefixtures("short_lists")
 def test_lists_that_overflow_or_miss_are_made_again(
-    device: Any, monkeypatch: pytest.MonkeyPatch
+    device: Any, made_again: list[list[bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     descriptors, features = level(4, (3, 8, 10, 14), device)
-    descriptors[0] = 0
-    check(descriptors, features, temperature=0.5, max_entries=20)
+    features[:, 3:] = features[:, 3:4, 3:4]  # 98 of 140 cells are one
+    descriptors[0] = 5 * features[:, 3, 3]  # and the best of this map
+    options = {"temperature": 3.0, "max_entries": 2}
+    check(descriptors, features, **options)
+    assert made_again[-1][0]
     monkeypatch.setattr(correlation_rank, "bracket_ranks", lambda *_: (1, 1))
-    check(descriptors, features, temperature=0.5, max_entries=20)
+    check(descriptors, features, **options)
+    assert all(made_again[-1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -58,8 +58,8 @@ def check(descriptors: Any, features: Any, tolerance: float = 2e-5, **options: A
 @pytest.fixture
 def short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists so short that small maps are sampled first, as large ones are."""
-    monkeypatch.setattr(correlation_rank, "SAMPLES", 96)
-    monkeypatch.setattr(correlation_rank, "_LEAST_LISTED", 128)
+    monkeypatch.setattr(correlation_rank, "SAMPLES", 48)
+    monkeypatch.setattr(correlation_rank, "_LEAST_LISTED", 64)
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 6, 9), (70, 33, 9, 17), (17, 130, 1, 200), (1, 1, 1, 1)])
