@@ -131,7 +131,7 @@ def _settle(
     done = torch.empty_like(lists.found)
     settle_kernel[(triton.cdiv(tiled.count, _ROWS),)](
         partials.peak, partials.sum, lists.low, lists.found, lists.values, lists.cells, peak,
-        log_sum, done, tiled.count, partials.splits, tiled.cells, lists.capacity, limit, *rule, EPSILON=rule.epsilon > 0,
-        BLOCK_R=_ROWS, BLOCK_S=triton.next_power_of_2(partials.splits), CHUNK=_CHUNK,
+        log_sum, done, tiled.count, partials.splits, tiled.cells, lists.capacity, limit, *rule,
+        EPSILON=rule.epsilon > 0, BLOCK_R=_ROWS, BLOCK_S=triton.next_power_of_2(partials.splits), CHUNK=_CHUNK,
     )  # fmt: skip
     return Softmax(peak, log_sum, lists.low[:0]), done

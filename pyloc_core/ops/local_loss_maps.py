@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pyloc_core import _arrays, _dispatch, _library, _native, _tensors
+from pyloc_core._windows import Compat, WindowRule, log_weights, origins_of, window_rule
 from pyloc_core.maps import LossMaps
 from pyloc_core.maps_device import DeviceLossMaps, fake_entries, padded_entries
 from pyloc_core.maps_layout import (
@@ -21,11 +21,6 @@ from pyloc_core.maps_layout import (
     device_entry_limit,
     entry_limit,
 )
-
-Compat = Literal["published", "published_placed"]
-
-# Centres further away than this see nothing of any map; int32 origins hold them.
-_FAR = 1e6
 
 
 def local_loss_maps(
@@ -85,13 +80,13 @@ def local_loss_maps(
         TypeError: arrays that are not real numbers.
     """
     arrays = {"descriptors": descriptors, "features": features, "centers": centers}
-    if not isinstance(coarse_mass, (int, float)):
+    if not isinstance(coarse_mass, (int, float, np.generic)):
         arrays["coarse_mass"] = coarse_mass
     threads = _arrays.thread_count(num_threads)
     if _dispatch.on_tensors("local_loss_maps", implementation, arrays):
         tensors = _check_tensors(descriptors, features, centers, coarse_mass, check_finite)
         size = check_size(tensors.features.shape[1:], "the size of features")
-        rule = _window_rule(size, window, scale, strides, temperature, compat)
+        rule = window_rule(size, window, scale, strides, temperature, compat)
         limit = device_entry_limit(max_entries, rule.window)
         return _tensor_maps(tensors, rule, compat, limit, threads, implementation)
     use_reference = _dispatch.use_reference("local_loss_maps", implementation)
@@ -102,46 +97,6 @@ def local_loss_maps(
     if use_reference:
         return _run_reference(problem, limit)
     return _run(problem, limit, threads)
-
-
-class _WindowRule(NamedTuple):
-    """What holds for all windows: their size, what lies before a centre's cell, the factor of the
-    probability, and `shift`, by which the published program displaces entries."""
-
-    size: tuple[int, int]
-    window: tuple[int, int]
-    half: tuple[int, int]
-    scale: float
-    temperature: float
-    shift: int
-
-    @property
-    def log_cardinality(self) -> float:
-        return default_log_cardinality(self.size)
-
-
-def _window_rule(
-    size: tuple[int, int], window: Any, scale: float | None, strides: tuple[float, float],
-    temperature: float, compat: Compat | None,
-) -> _WindowRule:  # fmt: skip
-    if compat not in (None, "published", "published_placed"):
-        raise ValueError(f'compat must be None, "published" or "published_placed", got {compat!r}')
-    single = isinstance(window, (int, float, np.generic)) or getattr(window, "ndim", 1) == 0
-    extent = check_size((window, window) if single else window, "window")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
-    published = compat is not None
-    if scale is None:
-        if not all(math.isfinite(s) and s > 0 for s in strides) or len(strides) != 2:
-            raise ValueError(f"strides must be two positive numbers, got {strides!r}")
-        scale = 1.0 / extent[1] if published else (strides[0] / strides[1]) ** 2
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be positive and finite, got {scale}")
-    half = (extent[0] // 2, extent[1] // 2)
-    if published:
-        extent = (2 * half[0] + 1, 2 * half[1] + 1)
-    shift = half[0] if compat == "published" else 0
-    return _WindowRule(size, extent, half, float(scale), float(temperature), shift)
 
 
 class _Problem(NamedTuple):
@@ -188,37 +143,15 @@ def _check(
     if h.shape[1] != f.shape[0]:
         raise ValueError(f"descriptors have {h.shape[1]} channels and features {f.shape[0]}")
     size = check_size(f.shape[1:], "the size of features")
-    rule = _window_rule(size, window, scale, strides, temperature, compat)
+    rule = window_rule(size, window, scale, strides, temperature, compat)
     published = compat is not None
-    origins, alive = _origins(c.data, rule.half, published)
-    log_weight = _log_weight(coarse_mass, len(c.data), rule.scale)
+    origins, alive = origins_of(c.data, rule.half, published)
+    log_weight = log_weights(coarse_mass, len(c.data), rule.scale)
     log_weight[~alive] = -np.inf
     return _Problem(
         h, f, origins, rule.window, log_weight, rule.temperature, rule.log_cardinality,
         PUBLISHED_EPSILON if published else 0.0, published, rule.shift,
     )  # fmt: skip
-
-
-def _origins(
-    centers: npt.NDArray[np.float64], half: tuple[int, int], published: bool
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-    """First cells (x, y) of the windows, and which centres can see a map at all."""
-    alive: npt.NDArray[np.bool_] = np.asarray(np.all(np.abs(centers) < _FAR, axis=1))  # NaN: False
-    cell = np.where(alive[:, None], centers, 0.0)
-    cell = np.trunc(cell) if published else np.floor(cell)
-    return (cell - [half[1], half[0]]).astype(np.int32), alive
-
-
-def _log_weight(coarse_mass: Any, count: int, scale: float) -> npt.NDArray[np.float64]:
-    if coarse_mass is None:
-        return np.full(count, math.log(scale))
-    mass = _arrays.as_array(coarse_mass, "coarse_mass").data
-    if mass.shape not in ((), (count,)):
-        raise ValueError(f"coarse_mass must be a number or ({count},), got {mass.shape}")
-    if mass.size and (mass.min() < 0 or mass.max() > 1 + 1e-6):
-        raise ValueError(f"coarse_mass must lie within 0 and 1, got {mass.min()} to {mass.max()}")
-    with np.errstate(divide="ignore"):
-        return np.log(np.broadcast_to(mass, (count,)) * scale)
 
 
 def _flat_gain(problem: _Problem) -> npt.NDArray[np.float32]:
@@ -302,10 +235,10 @@ def _check_tensors(
     if h.shape[1] != f.shape[0]:
         raise ValueError(f"descriptors have {h.shape[1]} channels and features {f.shape[0]}")
     mass = None
-    if isinstance(coarse_mass, (int, float)):
+    if isinstance(coarse_mass, (int, float, np.generic)):
         if not 0 <= coarse_mass <= 1 + 1e-6:
             raise ValueError(f"coarse_mass must lie within 0 and 1, got {coarse_mass}")
-        mass = c.new_full((h.shape[0],), coarse_mass)
+        mass = c.new_full((h.shape[0],), float(coarse_mass))
     elif coarse_mass is not None:
         mass = _tensors.check(coarse_mass, "coarse_mass", device=h.device).detach()
         if tuple(mass.shape) not in ((), (h.shape[0],)):
@@ -320,7 +253,7 @@ def _check_tensors(
 
 def _tensor_maps(
     tensors: _Tensors,
-    rule: _WindowRule,
+    rule: WindowRule,
     compat: str | None,
     limit: int,
     threads: int,
