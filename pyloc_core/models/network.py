@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -131,8 +131,3 @@ def initialise(network: nn.Module, seed: int) -> None:
 def as_numpy(values: torch.Tensor) -> npt.NDArray[Any]:
     """On the host; float32."""
     return values.detach().float().cpu().numpy()
-
-
-def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives it back: tuples become lists."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
