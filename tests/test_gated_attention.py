@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -210,3 +212,30 @@ def test_refusals() -> None:
         pl.gated_attention(q, k * torch.nan, v)
     with pytest.raises(ValueError, match="float32"):
         pl.gated_attention(1e30 * q, 1e30 * k, v)
+
+
+MEMORY = """
+import re
+from pathlib import Path
+import numpy as np
+import pyloc_core as pl
+
+def resident(field):
+    return int(re.search(field + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+rng = np.random.default_rng(0)
+q, k, v = (rng.standard_normal((1, 2, 12000, 32), dtype=np.float32) for _ in range(3))
+pl.gated_attention(q[:, :, :9], k[:, :, :9], v[:, :, :9], num_threads=1)
+Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from here
+before = resident("VmRSS")
+assert np.isfinite(pl.gated_attention(q, k, v, num_threads=1)).all()
+print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_map_is_not_stored() -> None:
+    """12000 queries and keys, 2 heads: the map would take 1.2 GB; packed keys and values take 6 MB."""
+    command = [sys.executable, "-c", MEMORY]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 0 < int(output) < 24e6

@@ -22,8 +22,14 @@ from rgbd_scene import CAMERA, pose, write_folder
 import pyloc_core as pl
 from pyloc_core.localization.depth_views import DepthView, correspondents, visual_overlap
 from pyloc_core.localization.hallucination import evaluate_hallucination, evaluate_pair, samples
-from pyloc_core.localization.pair import PairFeatures, PairOptions
+from pyloc_core.localization.pair import (
+    DescriptorMatcher,
+    PairFeatures,
+    PairMatcher,
+    PairOptions,
+)
 from pyloc_core.localization.rgbd_folder import RgbdFolder, read_rgbd_folder
+from pyloc_core.localization.rootsift import DenseRootSIFT
 
 POSES = [pose(0.0), pose(0.9, aim=1.6), pose(-1.2, aim=-1.5), pose(0.5, y=0.6, aim=0.3)]
 
@@ -105,6 +111,23 @@ def test_a_matcher_that_knows(folder: Path) -> None:
         assert (row["identity_rotation_error_deg"], row["identity_centre_error"]) == pytest.approx(
             truth, abs=1e-6
         )
+
+
+def test_a_descriptor_identifies_but_cannot_outpaint(folder: Path) -> None:
+    """Dense RootSIFT through the same evaluation: section 5.4's comparison in small."""
+    scene = read_rgbd_folder(folder)
+    matcher = DescriptorMatcher(DenseRootSIFT())
+    assert isinstance(matcher, PairMatcher)
+    results = evaluate_hallucination(
+        matcher, samples(scene, [("0", "3"), ("3", "0"), ("0", "1")]), spacing=12
+    )
+    seen, outside = results["keypoints"]["identified"], results["keypoints"]["outpainted"]
+    assert seen["below_uniform"] > 0.8 and seen["argmax_error"]["median"] < 12
+    assert (
+        outside["count"] > 10 and outside["beyond_map"] >= outside["count"] - 4
+    )  # a cell may hang over
+    assert [row["success"] for row in results["pairs"][:2]] == [True, True]
+    assert results["pairs"][0]["rotation_error_deg"] < 3
 
 
 def test_a_matcher_that_errs_shows(folder: Path) -> None:

@@ -106,6 +106,25 @@ def test_sampling_reads_cells_and_clamps(rng: np.random.Generator) -> None:
     torch.testing.assert_close(read[2], features[0, :, 2, 0])
     torch.testing.assert_close(read[3], features[0, :, 3, 4])
 
+    half = sample(features.bfloat16(), xy)[0]
+    torch.testing.assert_close(half.float(), read, rtol=0.02, atol=0.02)
+
+
+@torch.no_grad()
+def test_low_precision(network: Any) -> None:
+    """Under autocast, as in training, and as a network of bfloat16; keypoints stay where they are."""
+    source, target = images(7, ((64, 96), (64, 96)))
+    keypoints = 90 * torch.rand(1, 20, 2, generator=torch.Generator().manual_seed(8))
+    truth = network(source, target, keypoints)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = network(source, target, keypoints)
+    low = models.create("neurhal", seed=3).bfloat16()
+    low = low(source.bfloat16(), target.bfloat16(), keypoints)
+    assert low.descriptors.dtype == torch.bfloat16
+    for found in (mixed, low):
+        for a, b in ((found.descriptors, truth.descriptors), (found.features, truth.features)):
+            assert (a.float() - b).norm() < 0.05 * b.norm()
+
 
 @torch.no_grad()
 def test_attention_layer_equals_its_formula() -> None:

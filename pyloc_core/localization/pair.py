@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pyloc_core.camera import Camera, as_camera
 from pyloc_core.geometry import Size, check_size, map_from_image
-from pyloc_core.localization.features import Features
+from pyloc_core.localization.features import Descriptor, Features
 from pyloc_core.localization.images import check_image
 from pyloc_core.maps import LossMaps
 from pyloc_core.maps_device import DeviceLossMaps
@@ -102,6 +102,25 @@ class PairMatcher(Protocol):
 
     def match_pair(self, source: Any, target: Any, xy: Any) -> PairFeatures:
         """Of images (H, W, 3) or (H, W), uint8, and pixels (N, 2) of the source."""
+
+
+@dataclass(frozen=True)
+class DescriptorMatcher:
+    """A `Descriptor` as a `PairMatcher`: its coarse level, without anything outside the image.
+
+    What NeurHal is compared with (thesis, figures 5.4 and 5.6, "S2D").
+    """
+
+    descriptor: Descriptor
+    scale: float = 1.0  # see `Descriptor.describe`
+
+    def match_pair(self, source: Any, target: Any, xy: Any) -> PairFeatures:
+        """Descriptors times `beta`, so that the softmax has the sharpness that the descriptor asks for."""
+        described = self.descriptor.describe(source, np.asarray(xy, np.float64), [self.scale])[0]
+        level = self.descriptor.dense(target)[0]
+        h = np.asarray(described, np.float32)[:, 0] * np.float32(self.descriptor.beta[0])
+        size: Size = (target.shape[0], target.shape[1])
+        return PairFeatures(h, level.values, (0, 0), level.size, level.covers, size, level.corner)
 
 
 @dataclass(frozen=True)

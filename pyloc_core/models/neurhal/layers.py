@@ -51,7 +51,7 @@ class PositionalEncoding(nn.Module):
         """features (B, C, H, W) + the encoding of their cells."""
         size = (features.shape[2], features.shape[3])
         grid = position_grid(size, origin, image_cells, features.device)
-        encoded: Tensor = self.mlp(grid)
+        encoded: Tensor = self.mlp(grid.to(next(self.mlp.parameters()).dtype))
         return features + encoded.to(features.dtype)
 
 
@@ -102,11 +102,18 @@ def map_tokens(features: Tensor) -> Tensor:
 
 
 def sample(features: Tensor, xy: Tensor) -> Tensor:
-    """(B, N, C) of features (B, C, H, W) at cells xy (B, N, 2), bilinear, clamped to the border."""
+    """(B, N, C) of features (B, C, H, W) at cells xy (B, N, 2), bilinear, clamped to the border.
+
+    Positions are float32 whatever the features are: a bfloat16 has none between 64 and 64.5.
+    """
     height, width = features.shape[2:]
-    size = torch.tensor([width, height], dtype=xy.dtype, device=xy.device)
-    grid = ((2 * xy + 1) / size - 1).to(features.dtype)
+    size = torch.tensor([width, height], dtype=torch.float32, device=xy.device)
+    grid = (2 * xy.float() + 1) / size - 1
     read = nn.functional.grid_sample(
-        features, grid[:, :, None], mode="bilinear", padding_mode="border", align_corners=False
+        features.float(),
+        grid[:, :, None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
     )
-    return read[..., 0].transpose(1, 2)
+    return read[..., 0].transpose(1, 2).to(features.dtype)
