@@ -9,18 +9,16 @@ using bindings::address;
 
 PYLOC_BINDING(refine_pose, m) {
   namespace py = bindings::py;
-  // Bytes of the workspace for maps whose arrays have room for `entries` entries.
+  // Bytes of the workspace for (room for entries, maps).
   m.def("refine_pose_workspace", &gnc_workspace_bytes);
   // outputs: cam_from_world, scores, covariance, counts, success, inlier probability (pyloc/gnc_batch.h).
   // `cameras`: address of (B, 13), or 0 for `camera`; `problem_ptr` 0: one problem.
-  m.def("refine_pose", [](const py::tuple& maps, std::int64_t entries, std::uintptr_t points,
-                          const py::tuple& camera, std::uintptr_t cameras, std::uintptr_t problem_ptr,
-                          std::int64_t problems, std::uintptr_t start, const py::tuple& options,
-                          const py::tuple& outputs, std::uintptr_t workspace, int device,
-                          std::uintptr_t stream) {
+  m.def("refine_pose", [](const py::tuple& maps, std::uintptr_t points, const py::tuple& camera,
+                          std::uintptr_t cameras, std::uintptr_t problem_ptr, std::int64_t problems,
+                          std::uintptr_t start, const py::tuple& options, const py::tuple& outputs,
+                          std::uintptr_t workspace, int device, std::uintptr_t stream) {
     GncBatch batch{};
     batch.maps = bindings::loss_maps_from(maps);
-    batch.entries = entries;
     batch.problems = problems;
     batch.problem_ptr = address<const std::int64_t>(problem_ptr);
     batch.points = address<const double>(points);

@@ -31,7 +31,7 @@ def refine_pose(
         native.refine_pose_workspace(entries, count), dtype=torch.uint8, device=points3d.device
     )
     native.refine_pose(
-        _problems.device_map_args(tensors), entries, address(points3d), tuple(camera),
-        address(cameras), address(problem_ptr), problems, address(starts), options,
+        _problems.device_map_args(tensors), address(points3d), tuple(camera), address(cameras),
+        address(problem_ptr), problems, address(starts), options,
         tuple(address(each) for each in found), address(workspace), *place(points3d),
     )  # fmt: skip

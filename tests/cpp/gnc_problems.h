@@ -93,7 +93,6 @@ struct GncResults {
         workspace(std::size_t(pyloc::gnc_workspace_bytes(std::int64_t(p.gain.size()), p.view().count)) / 8 +
                   4) {
     batch.maps = p.view();
-    batch.entries = std::int64_t(p.gain.size());
     batch.problems = p.problems();
     batch.problem_ptr = p.problem_ptr.data();
     batch.points = p.points.data();

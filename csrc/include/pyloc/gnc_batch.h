@@ -32,7 +32,6 @@ PYLOC_HD inline int gnc_verdict(std::int64_t count, const Consensus& found, bool
 
 struct GncBatch {
   LossMapsView maps;                // N maps; problem b has maps problem_ptr[b] .. problem_ptr[b + 1] - 1
-  std::int64_t entries;             // room of xy and gain, at least row_ptr[N]
   std::int64_t problems;            // B
   const std::int64_t* problem_ptr;  // (B + 1); null: one problem
   const double* points;             // (N, 3)
