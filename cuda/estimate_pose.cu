@@ -7,7 +7,7 @@
 namespace pyloc::cuda {
 
 template <>
-constexpr int kBlocksPerMultiprocessor<ScorePhase> = 3;
+constexpr int kBlocksPerMultiprocessor<ScorePhase<kFewThreads>> = 3;
 
 std::size_t estimate_pose_workspace(std::int64_t num_maps, std::int64_t num_problems) {
   MsacWorkspace ws{};

@@ -6,7 +6,7 @@
 namespace pyloc::cuda {
 
 template <>
-constexpr int kBlocksPerMultiprocessor<PoseScorePhase> = 3;
+constexpr int kBlocksPerMultiprocessor<PoseScorePhase<kFewThreads>> = 3;
 
 std::size_t score_poses_workspace(std::int64_t num_maps, std::int64_t num_problems, std::int64_t num_poses) {
   ScoreWorkspace ws{};

@@ -168,7 +168,9 @@ def test_phases_choose_what_the_cpu_chooses(counts: list[int], options: dict[str
 
 
 @pytest.mark.parametrize("dense", [True, False])
-@pytest.mark.parametrize("size,window", [((45, 60), 16), ((90, 121), 33), ((30, 40), None)])
+@pytest.mark.parametrize(
+    "size,window", [((45, 60), 16), ((90, 121), 33), ((30, 40), None), ((150, 200), None)]
+)
 def test_phases_on_windows(size: tuple[int, int], window: int | None, dense: bool) -> None:
     batch = make_batch([60, 50], 90, size=size, window=window, outliers=0.3)
     found = phases(batch, dense=dense)

@@ -5,6 +5,7 @@
 // A Group has a constant power of two kSize, rank() in [0, kSize) and sync(), a barrier that orders memory.
 // All threads of a group call the functions here together. Sums run in an order that depends on kSize alone:
 // the same bits every time. Each function begins with a barrier, so that scratch can be used again.
+// thread_group.h has groups of a size known at run time, which exchange values within warps.
 #pragma once
 
 #include "pyloc/config.h"

@@ -12,8 +12,9 @@ PYLOC_NAMESPACE_BEGIN
 static_assert(kTileSlots == kHypothesesPerBlock, "one block scores a tile");
 
 // One block per problem, tile and chunk of maps.
+template <int BlockThreads>
 struct ScorePhase {
-  static constexpr int kThreads = 256;
+  static constexpr int kThreads = BlockThreads;
   MsacInput in;
   MsacWorkspace ws;
   std::int64_t first_problem;

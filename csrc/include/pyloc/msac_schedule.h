@@ -65,10 +65,14 @@ bool msac_rounds(const MsacInput& in, const MsacWorkspace& ws, const MsacPlan& p
     if (triplets > limit - done) triplets = limit - done;
     const std::int64_t used = (triplets + kTileTriplets - 1) / kTileTriplets;
     const HypothesesPhase draw{in, ws, first, plan.tiles, done, triplets};
-    const ScorePhase score{in, ws, first, plan.tiles, int(used), plan.chunks, plan.dense};
+    const ScorePhase<kFewThreads> score{in, ws, first, plan.tiles, int(used), plan.chunks, plan.dense};
+    const ScorePhase<kManyThreads> score_large{in, ws, first, plan.tiles, int(used), plan.chunks, plan.dense};
+    const std::int64_t blocks = problems * used * plan.chunks;
     const CollectPhase collect{in, ws, first, plan.tiles, plan.chunks, done, triplets};
     if (!launcher.run(draw, problems * used)) return false;
-    if (!launcher.run_dense(score, problems * used * plan.chunks, cells)) return false;
+    const bool scored = cells > kFewCells ? launcher.run_dense(score_large, blocks, cells)
+                                          : launcher.run_dense(score, blocks, cells);
+    if (!scored) return false;
     if (!launcher.run(collect, problems)) return false;
   }
   return true;

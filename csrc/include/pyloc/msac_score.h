@@ -12,6 +12,10 @@
 PYLOC_NAMESPACE_BEGIN
 
 constexpr int kHypothesesPerBlock = 1024;
+// Of dense maps up to this size a multiprocessor holds several, each with a block of few threads; beyond it
+// one, which then needs many threads to hide its waits.
+constexpr std::int64_t kFewCells = 18 * 1024;
+constexpr int kFewThreads = 256, kManyThreads = 1024;
 
 // A map to score on: its number and its point in the frame of the hypotheses.
 struct ScoredMap {
@@ -64,6 +68,9 @@ struct TileScorer {
     const std::int64_t first = maps.row_ptr[map.n] + g.rank(), end = maps.row_ptr[map.n + 1];
     g.sync();
     int own = -1;  // the first cell that this thread sets; most maps have no more than one per thread
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
     for (std::int64_t e = first; e < end; e += Group::kSize) {
       const int at = cell_of(e, x0, y0);
       if (at >= 0) cells[at] = maps.gain[e];
@@ -77,6 +84,9 @@ struct TileScorer {
         sums);
     g.sync();
     if (own >= 0) cells[own] = 0.0f;
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
     for (std::int64_t e = first + Group::kSize; e < end; e += Group::kSize) {
       const int at = cell_of(e, x0, y0);
       if (at >= 0) cells[at] = 0.0f;

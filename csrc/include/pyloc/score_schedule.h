@@ -75,8 +75,9 @@ struct FramePhase {
 };
 
 // One block per problem, tile of poses and chunk of maps.
+template <int BlockThreads>
 struct PoseScorePhase {
-  static constexpr int kThreads = 256;
+  static constexpr int kThreads = BlockThreads;
   ScoreInput in;
   ScoreWorkspace ws;
   ScorePlan plan;
@@ -140,7 +141,11 @@ bool score_schedule(const ScoreInput& in, const ScoreWorkspace& ws, const ScoreP
   const LossMapsView& maps = in.problem.maps;
   const std::int64_t cells = plan.dense ? DenseGains::count(maps.window_w, maps.window_h) : 0;
   if (!launcher.run(FramePhase{in, ws}, B)) return false;
-  if (!launcher.run_dense(PoseScorePhase{in, ws, plan}, B * plan.tiles * plan.chunks, cells)) return false;
+  const std::int64_t blocks = B * plan.tiles * plan.chunks;
+  const bool scored = cells > kFewCells
+                          ? launcher.run_dense(PoseScorePhase<kManyThreads>{in, ws, plan}, blocks, cells)
+                          : launcher.run_dense(PoseScorePhase<kFewThreads>{in, ws, plan}, blocks, cells);
+  if (!scored) return false;
   return launcher.run(CostPhase{in, ws, plan, cost},
                       (B * in.num_poses + CostPhase::kThreads - 1) / CostPhase::kThreads);
 }
