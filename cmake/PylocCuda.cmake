@@ -15,8 +15,17 @@ if(NOT PYLOC_CUDA MATCHES "^(on|auto)$")
   message(FATAL_ERROR "PYLOC_CUDA must be auto, on or off, got '${PYLOC_CUDA}'")
 endif()
 
-# What keeps `auto` from building, or an empty string. A toolkit that cannot compile is found out here, in
-# a program of its own: enable_language() would end the whole build.
+# Compute capability of the first GPU, as 90; empty where nvidia-smi is too old to say.
+function(pyloc_native_architecture result)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE found
+                  ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
+  string(REGEX MATCH "^[0-9]+\\.[0-9]" found "${found}")
+  string(REPLACE "." "" found "${found}")
+  set(${result} "${found}" PARENT_SCOPE)
+endfunction()
+
+# What keeps `auto` from building, or an empty string. A toolkit that cannot compile for this GPU is found
+# out here, in a program of its own: enable_language() and the kernels would end the whole build.
 function(pyloc_cuda_obstacle result)
   set(${result} "" PARENT_SCOPE)
   execute_process(COMMAND nvidia-smi -L RESULT_VARIABLE status OUTPUT_VARIABLE gpus ERROR_QUIET)
@@ -30,24 +39,24 @@ function(pyloc_cuda_obstacle result)
     set(${result} "no CUDA compiler" PARENT_SCOPE)
     return()
   endif()
+  pyloc_native_architecture(native)
+  set(architecture)
+  if(native)
+    set(architecture "-arch=sm_${native}")
+  endif()
   set(probe "${CMAKE_CURRENT_BINARY_DIR}/cuda_probe")
-  file(WRITE "${probe}.cu" "#include <cmath>\n#include <pyloc/vec.h>\n__global__ void probe(float* x) { *x = pyloc::sqrt_(*x); }\n"
-                           "int main() { probe<<<1, 1>>>(nullptr); return cudaGetLastError() == cudaSuccess; }\n")
+  file(WRITE "${probe}.cu"
+       "#include <cooperative_groups.h>\n#include <cmath>\n#include <pyloc/vec.h>\n"
+       "static_assert(CUDART_VERSION >= 11080, \"CUDA 11.8 or newer is needed\");\n"
+       "__global__ void probe(float* x) { *x = pyloc::sqrt_(*x); }\n"
+       "int main() { probe<<<1, 1>>>(nullptr); return cudaGetLastError() == cudaSuccess; }\n")
   execute_process(
-    COMMAND "${CMAKE_CUDA_COMPILER}" -std=c++17 "-I${PROJECT_SOURCE_DIR}/csrc/include" "${probe}.cu" -o "${probe}"
+    COMMAND "${CMAKE_CUDA_COMPILER}" -std=c++17 ${architecture} "-I${PROJECT_SOURCE_DIR}/csrc/include" "${probe}.cu"
+            -o "${probe}"
     RESULT_VARIABLE status OUTPUT_VARIABLE log ERROR_VARIABLE log)
   if(NOT status EQUAL 0)
-    set(${result} "${CMAKE_CUDA_COMPILER} cannot compile:\n${log}" PARENT_SCOPE)
+    set(${result} "${CMAKE_CUDA_COMPILER} cannot compile for this GPU:\n${log}" PARENT_SCOPE)
   endif()
-endfunction()
-
-# Compute capability of the first GPU, as 90; empty where nvidia-smi is too old to say.
-function(pyloc_native_architecture result)
-  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE found
-                  ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
-  string(REGEX MATCH "^[0-9]+\\.[0-9]" found "${found}")
-  string(REPLACE "." "" found "${found}")
-  set(${result} "${found}" PARENT_SCOPE)
 endfunction()
 
 if(PYLOC_CUDA STREQUAL "auto")

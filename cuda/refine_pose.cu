@@ -68,7 +68,9 @@ cudaError_t refine_pose(const GncBatch& batch, cudaStream_t stream) {
   if (batch.problems > 0x7fffffff || batch.options.published) return cudaErrorInvalidValue;
   const std::int64_t maps = batch.maps.count / batch.problems;
   const unsigned blocks = batch.problems <= 16 ? 8 : batch.problems <= 32 ? 4 : batch.problems <= 64 ? 2 : 1;
-  const int threads = maps > 256 ? 512 : maps > 128 ? 256 : 128;
+  // With two smaller blocks on a processor, one works while a thread of the other decides.
+  const int most = batch.problems > 128 ? 256 : kMaxThreads;
+  const int threads = maps > 256 ? most : maps > 128 ? 256 : 128;
   if (blocks > 1 && maps > 128 && has_clusters()) {
     if (launch_clusters(batch, blocks, threads, stream) == cudaSuccess) return cudaSuccess;
     (void)cudaGetLastError();  // a slice of a device may be too small for that many

@@ -125,7 +125,10 @@ def on_tensors(op: str, implementation: str | None, arrays: Mapping[str, Any]) -
             select(op, implementation, arrays)
             raise TypeError(f"{op}: implementation {implementation!r} takes torch tensors")
         return False
-    if any(isinstance(x, torch.Tensor) and _is_subclass(torch, x) for _, x in _flat(arrays)):
+    tensors = [x for _, x in _flat(arrays) if isinstance(x, torch.Tensor)]
+    if not tensors and implementation is None:  # NumPy: the common call stays short
+        return False
+    if any(_is_subclass(torch, x) for x in tensors):
         return True
     return select(op, implementation, arrays) in ("triton", "cuda")
 
