@@ -15,7 +15,6 @@ import pyloc_core as pl
 torch = pytest.importorskip("torch")
 QUERIES, KEYS = 4800, 4800
 GROUP = f"gated attention, 4 heads, {QUERIES} x {KEYS} x 96, 1 thread"
-BOTH = GROUP + ", forward and backward"
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -46,9 +45,9 @@ def both(form, q, k, v, slope):
     return inputs
 
 
-@pytest.mark.benchmark(group=GROUP)
 @pytest.mark.parametrize("form", [ours, eager], ids=["pyloc", "eager"])
 def test_forward(benchmark, tensors, form):
+    benchmark.group = f"{GROUP}, {str(tensors[0].dtype)[6:]}"
     with torch.no_grad():
         found = benchmark.pedantic(form, tensors[:3], rounds=3, warmup_rounds=1)
         truth = eager(*(t[..., :50, :].double() if i == 0 else t.double()
@@ -56,8 +55,8 @@ def test_forward(benchmark, tensors, form):
     assert (found[..., :50, :] - truth).abs().max() < 0.02
 
 
-@pytest.mark.benchmark(group=BOTH)
 @pytest.mark.parametrize("form", [ours, eager], ids=["pyloc", "eager"])
 def test_forward_and_backward(benchmark, tensors, form):
+    benchmark.group = f"{GROUP}, {str(tensors[0].dtype)[6:]}, forward and backward"
     found = benchmark.pedantic(both, (form, *tensors), rounds=3, warmup_rounds=1)
     assert all(torch.isfinite(t.grad).all() for t in found)

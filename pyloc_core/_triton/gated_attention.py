@@ -230,6 +230,11 @@ def _prepare(
             f"{value_depth}"
         )
     _, heads, n, _ = queries.shape
+    if max(n, keys.shape[-2]) * max(depth, value_depth) >= 2**31:  # offsets within a head are int32
+        raise ValueError(
+            f"gated_attention: {n} queries and {keys.shape[-2]} keys of one head are too many for the "
+            f"Triton kernels at d = {depth}, dv = {value_depth}; attend in parts of the queries"
+        )
     tensors = [t.contiguous() for t in (queries, keys, values)]
     tensors.append(queries if num_valid is None else num_valid.contiguous())
     sizes = (heads, n, keys.shape[-2], depth, value_depth)

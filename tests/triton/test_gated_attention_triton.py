@@ -105,6 +105,14 @@ def test_depth_beyond_the_kernels_is_refused(device: Any) -> None:
         pl.gated_attention(*tensors[:3], implementation="triton")
 
 
+def test_sizes_beyond_int32_are_refused(device: Any) -> None:
+    from pyloc_core._triton import gated_attention as kernels
+
+    q, k, v, _ = arguments((1, 1, 1, 2, 64, 4), torch.bfloat16, device, 33)
+    with pytest.raises(ValueError, match="too many"):
+        kernels.forward(q.expand(1, 1, 2**25, 64), k, v, None, 1.0)
+
+
 def test_compiles_for_gpus(compile_for_gpu: Any) -> None:
     from pyloc_core._triton import gated_attention as kernels
 
