@@ -284,6 +284,41 @@ def test_threads_change_no_bit(dtype: Any) -> None:
         assert all(torch.equal(a, b) for a, b in zip(one, other))
 
 
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set_agrees(isa: str) -> None:
+    before = pc.build_info()["isa"]
+    try:
+        pc.set_isa(isa)
+    except ValueError:
+        pytest.skip(f"this processor has no {isa}")
+    try:
+        for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            arrays = problem((1, 130, 47, 9, 100), 27, dtype)
+            exact = [x.detach().double().requires_grad_() for x in arrays]
+            found = with_gradients(pc.nre_loss(*arrays), arrays)
+            assert_close(found, with_gradients(dense(*exact), exact), tolerance)
+    finally:
+        pc.set_isa(before)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("scale", [1e-7, 1e-5, 1.0, 3e4])
+def test_gradients_are_rounded_to_nearest(dtype: str, scale: float) -> None:
+    """The accumulators are float32: 16-bit gradients are theirs, rounded once; subnormals and all."""
+    kind = getattr(torch, dtype)
+    h, f, t = (x.detach() for x in problem((1, 40, 24, 17, 31), 28, torch.float32))
+    f = f.to(kind)
+    pc.nre_loss(h, f, t)
+    rest = (None, 1.0, [0.0, 0.0], False)
+    statistics = torch.ops.pyloc_core.nre_loss_forward(h, f, t, *rest, False, "", 1)[1]
+    weights = scale * torch.randn(1, 40, generator=torch.Generator().manual_seed(1))
+    low, single = (
+        torch.ops.pyloc_core.nre_loss_backward(weights, statistics, h, g, t, *rest, "", 1)
+        for g in (f, f.float())
+    )
+    assert single.any() and torch.equal(low, single.to(kind))
+
+
 def test_empty_batches() -> None:
     for shape in ((0, 4, 5, 3, 3), (2, 0, 5, 3, 3)):
         arrays = problem(shape, 24)

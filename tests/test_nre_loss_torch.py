@@ -56,6 +56,14 @@ def test_compiles_without_a_graph_break(backend: str, reduction: str) -> None:
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
+def test_compiles_with_a_list_of_counts() -> None:
+    h, f, t = problem((2, 7, 5, 6, 9), 1, torch.float32)
+    compiled = torch.compile(
+        lambda h: pc.nre_loss(h, f, t, num_valid=[7, 4]), fullgraph=True, backend="aot_eager"
+    )
+    assert torch.equal(compiled(h), pc.nre_loss(h, f, t, num_valid=[7, 4]))
+
+
 def test_compiled_code_spoils_only_the_bad_point() -> None:
     """Values are not looked at there: NaN for the point itself, nothing for the features."""
     arrays = problem((1, 5, 4, 6, 7), 2)

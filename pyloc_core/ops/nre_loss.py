@@ -216,6 +216,8 @@ def _valid_tensor(num_valid: Any, targets: Any, batched: bool) -> Any:
     if num_valid is None:
         return None
     batch, count = targets.shape[:2]
+    if _dispatch.traced() and not _arrays.is_torch(num_valid):
+        num_valid = torch.as_tensor(num_valid, device=targets.device)
     if not _arrays.is_torch(num_valid) or (
         num_valid.device.type == "cpu" and not _dispatch.traced()
     ):
