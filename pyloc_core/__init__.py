@@ -8,7 +8,7 @@ from pyloc_core import _native
 from pyloc_core._build import build_info, get_num_threads, set_isa, set_num_threads
 from pyloc_core._dispatch import Implementation, implementations
 from pyloc_core._extras import MissingExtra
-from pyloc_core.camera import CAMERA_MODELS, Camera
+from pyloc_core.camera import CAMERA_MODELS, Camera, camera_rows
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
 from pyloc_core.maps_device import DeviceLossMaps
@@ -61,6 +61,7 @@ __all__ = [
     "PoseEstimates",
     "build_info",
     "camera_center",
+    "camera_rows",
     "compose_poses",
     "correlation_maps",
     "correspondence_maps",

@@ -229,3 +229,21 @@ def camera_native_args(
         sx, sy = width / camera.width, height / camera.height
         fx, fy, cx, cy = fx * sx, fy * sy, cx * sx - 0.5, cy * sy - 0.5
     return (kind, fx, fy, cx - x0, cy - y0) + distortion + (0.0,) * (8 - len(distortion))
+
+
+def camera_rows(cameras: Any, size: Size | None = None) -> npt.NDArray[np.float64]:
+    """Cameras as the numbers that batches of problems take: (B, 13) float64.
+
+    `torch.tensor(camera_rows(cameras, size), device="cuda")` puts them beside the maps once, instead of
+    with every call.
+
+    Args:
+        cameras: a sequence of B cameras, each as `as_camera` takes it or a (3, 3) K in map coordinates.
+        size: (H, W) in cells that the image covers on the maps; None keeps image pixels.
+
+    Returns:
+        Rows of kind (0 pinhole, 1 with OpenCV's distortion, 2 OpenCV's fisheye), fx, fy, cx, cy, then k1,
+        k2, p1, p2, k3, k4, k5, k6 (kind 1) or k1, k2, k3, k4 and zeros (kind 2).
+    """
+    rows = [camera_native_args(camera, size) for camera in cameras]
+    return np.array(rows, np.float64).reshape(-1, 13)

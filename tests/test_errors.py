@@ -19,6 +19,7 @@ ARGUMENTS = [(name, array) for name, call in CALLS.items() for array in call.arr
 # Public functions that take no arrays.
 WITHOUT_ARRAYS = {
     "build_info", "get_num_threads", "set_num_threads", "set_isa", "implementations", "pose_error",
+    "camera_rows",
 }  # fmt: skip
 
 

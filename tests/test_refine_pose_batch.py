@@ -113,7 +113,9 @@ def test_threads_do_not_change_the_bits() -> None:
 def test_one_camera_a_list_or_rows() -> None:
     batch = make(7, (40, 40, 40))
     listed = pl.refine_pose(**batch.arguments())
-    rows = np.array([pl.camera.camera_native_args(each, SIZE) for each in batch.cameras])
+    rows = pl.camera_rows(batch.cameras, SIZE)
+    assert rows.shape == (3, 13) and rows[:, 0].tolist() == [0, 1, 2]
+    assert pl.camera_rows([]).shape == (0, 13)
     given = pl.refine_pose(**(batch.arguments() | {"camera": rows}))
     np.testing.assert_array_equal(given.cam_from_world, listed.cam_from_world)
     one = pl.refine_pose(**(batch.arguments() | {"camera": CAMERAS[0]}))

@@ -58,7 +58,7 @@ def estimate_pose(
         camera: a Camera in image pixels (or what `as_camera` takes), or a (3, 3) K in map coordinates.
             For a batch also a list of B cameras, or (B, 13) float64 in map coordinates: kind (0
             pinhole, 1 with OpenCV's distortion k1 k2 p1 p2 k3 k4 k5 k6, 2 fisheye with k1 k2 k3 k4),
-            fx, fy, cx, cy and the 8 distortion values.
+            fx, fy, cx, cy and the 8 distortion values, as `camera_rows` makes them.
         problem_ptr: (B + 1,) integers that rise from 0 to N: B problems of their own, problem b with
             the maps and points `problem_ptr[b]:problem_ptr[b + 1]`. The poses have the bits of B calls.
         iterations: triplets to draw; None stops when, with `confidence`, one triplet of maps that

@@ -93,7 +93,7 @@ def refine_pose(
             the maps and points `problem_ptr[b]:problem_ptr[b + 1]` and the start `cam_from_world[b]`
             of (B, 3, 4). `camera` is then one for all, a list of B, or (B, 13) float64 in map
             coordinates: kind (0 pinhole, 1 with OpenCV's distortion k1 k2 p1 p2 k3 k4 k5 k6, 2 fisheye
-            with k1 k2 k3 k4), fx, fy, cx, cy and the 8 distortion values.
+            with k1 k2 k3 k4), fx, fy, cx, cy and the 8 distortion values, as `camera_rows` makes them.
         sigma_max, sigma_min: cells; the thesis takes 2.0 and 0.6 for coarse maps, 8.0 and 0.6 for
             fine ones (appendix B.2.3).
         max_iterations: bound on steps over all sigmas.

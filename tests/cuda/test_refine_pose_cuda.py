@@ -90,8 +90,7 @@ def test_same_bits_every_time_and_in_a_graph(cuda: Any) -> None:
     import torch
 
     arguments = moved(problems(40, [80, 120]), cuda)
-    rows = [pl.camera.camera_native_args(c, (75, 100)) for c in arguments["camera"]]
-    arguments["camera"] = torch.tensor(rows, dtype=torch.float64, device=cuda)
+    arguments["camera"] = torch.tensor(pl.camera_rows(arguments["camera"], (75, 100)), device=cuda)
     first = pl.refine_pose(**arguments)
     again = pl.refine_pose(**arguments)
     for name in ("cam_from_world", "covariance", "gain", "inlier_probability"):
