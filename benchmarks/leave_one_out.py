@@ -65,17 +65,31 @@ def document(scenes: dict[str, list[dict[str, Any]]], info: dict[str, Any], note
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def descriptor(name: str) -> Any:
+    """None is the default, dense RootSIFT."""
+    if name == "rootsift":
+        return None
+    from pyloc_core.models.gradnet.descriptor import LearnedDescriptor
+
+    return LearnedDescriptor()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--rows", nargs="*", type=Path, default=[], help="SCENE.json files")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--descriptor", choices=("rootsift", "learned"), default="rootsift")
+    parser.add_argument("--methods", nargs="*", help="default: all")
     parser.add_argument("--note", default="", help="text under the head of the table")
     arguments = parser.parse_args()
     scenes = {path.stem: json.loads(path.read_text())["rows"] for path in arguments.rows}
     for folder in arguments.folders:
-        scenes[folder.name] = evaluate(folder, num_threads=arguments.threads, progress=True)
+        scenes[folder.name] = evaluate(
+            folder, arguments.methods, descriptor=descriptor(arguments.descriptor),
+            num_threads=arguments.threads, progress=True,
+        )  # fmt: skip
     info = machine()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     content = {"machine": info, "scenes": scenes}

@@ -20,6 +20,7 @@ _EXTRAS = {
     "skimage": ("scikit-image", "demo"),
     "poselib": ("poselib", "eval"),
     "torch": ("torch", "torch"),
+    "tensorboard": ("tensorboard", "training"),
 }
 
 

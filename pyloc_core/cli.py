@@ -188,6 +188,23 @@ def evaluate(
     typer.echo(format_table(rows))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+@_one_line_errors
+def train(context: typer.Context) -> None:
+    """Train a dense descriptor; `pyloc-core train --help` and docs/training.md list the options."""
+    from pyloc_core._extras import require
+
+    require("torch", "training")
+    from pyloc_core.training.__main__ import main as run_training
+
+    code = run_training(context.args)
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command()
 @_one_line_errors
 def demo(

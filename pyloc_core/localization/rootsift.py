@@ -128,6 +128,8 @@ def descriptor_from(descriptor: Any, built_with: Mapping[str, Any]) -> Any:
                 f"the map was built with {dict(built_with)}, not with {descriptor.to_dict()}"
             )
         return descriptor
+    if built_with.get("name") == "LearnedDescriptor":
+        return _shipped_network(built_with)
     if built_with.get("name") != "DenseRootSIFT":
         raise ValueError(
             f"the map was built with {built_with.get('name')!r}: pass that descriptor as `descriptor`"
@@ -136,6 +138,14 @@ def descriptor_from(descriptor: Any, built_with: Mapping[str, Any]) -> Any:
         return DenseRootSIFT(SiftLevel(**built_with["coarse"]), SiftLevel(**built_with["fine"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"the map's descriptor cannot be made again: {error}") from None
+
+
+def _shipped_network(built_with: Mapping[str, Any]) -> Any:
+    """The learned descriptor with the package's weights, where the map was built with these."""
+    require("torch", "a map of the learned descriptor")
+    from pyloc_core.models.gradnet.descriptor import LearnedDescriptor
+
+    return descriptor_from(LearnedDescriptor(), built_with)
 
 
 def _plain(values: Mapping[str, Any]) -> Any:
