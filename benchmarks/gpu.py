@@ -7,7 +7,8 @@
     python benchmarks/gpu.py --device cpu       # Triton's interpreter, tiny sizes, checks only
 
 Prints a table and writes benchmarks/results/gpu_<device>_<date>.json. An operator whose implementation is
-not in this build is listed as such; one that fails is reported and does not stop the others. The exit code
+not in this build is listed as such. Each runs in a process of its own on a GPU, since an illegal access leaves
+nothing usable behind: one that fails, crashes or hangs is reported and does not stop the others. The exit code
 is 1 when a check or a kernel failed. Times are medians of events around single calls with the cache flushed
 before each; `graph` is the same call replayed as a CUDA graph, without the host.
 """
@@ -20,7 +21,9 @@ import json
 import os
 import re
 import secrets
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from datetime import date
@@ -28,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+MODULE_SECONDS = 900  # after which a module is taken to hang
 MODULES = sorted(
     p.stem for p in (HERE / "gpu_cases").glob("*.py") if p.stem not in ("__init__", "poses")
 )
@@ -41,6 +45,10 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of the inputs; default a fresh one")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds per timed form")
     parser.add_argument("--out", type=Path, help="the JSON file to write")
+    parser.add_argument(
+        "--isolate", action=argparse.BooleanOptionalAction, default=None,
+        help="a process per operator; default on a GPU",
+    )  # fmt: skip
     options = parser.parse_args(given)
     unknown = set(filter(None, options.only.split(","))) - set(MODULES)
     if unknown:
@@ -160,6 +168,31 @@ def ran(name: str, setting: Any, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def isolated(command: list[str], name: str, out: Path) -> dict[str, Any]:
+    """One module in a process of its own, which writes `out`."""
+    try:
+        code = subprocess.run(command, timeout=MODULE_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        return {"name": name, "status": f"failed: no end after {MODULE_SECONDS} s"}
+    if not out.is_file():
+        return {"name": name, "status": f"failed: the process ended with code {code}"}
+    return json.loads(out.read_text())["results"][0]
+
+
+def all_isolated(chosen: list[str], seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    results = []
+    for name in chosen:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / f"{name}.json"
+            command = [
+                sys.executable, str(HERE / "gpu.py"), "--only", name, "--no-isolate", "--seed",
+                str(seed), "--out", str(out), "--device", options.device, "--budget",
+                str(options.budget), *(["--check-only"] if options.check_only else []),
+            ]  # fmt: skip
+            results.append(isolated(command, name, out))
+    return results
+
+
 def seconds(value: float | None) -> str:
     if value is None:
         return "-"
@@ -225,11 +258,15 @@ def main(given: list[str] | None = None) -> int:
     begin = time.perf_counter()
     setting = Setting(device, seed, tiny=device.type == "cpu")
     chosen = list(filter(None, options.only.split(","))) or MODULES
-    results = [ran(name, setting, options) for name in chosen]
+    isolate = device.type == "cuda" if options.isolate is None else options.isolate
+    if isolate:
+        results = all_isolated(chosen, seed, options)
+    else:
+        results = [ran(name, setting, options) for name in chosen]
     print(f"\n{time.perf_counter() - begin:.0f} s")
     for each in results:
         print(f"  {each['name']}: {each['status']}")
-    timed_any = any(each["cases"] for each in results)
+    timed_any = any(each.get("cases") for each in results)
     out = options.out
     if out is None and timed_any:
         slug = re.sub(r"[^a-z0-9]+", "_", about["device"].lower()).strip("_")

@@ -75,6 +75,27 @@ def test_a_failure_does_not_stop_the_others(
     assert "MISS loss" in text and "nre_loss: failed: a check missed" in text
 
 
+def test_a_crash_takes_its_own_process_alone(module: Any, tmp_path: Path) -> None:
+    gpu, out = module("gpu"), tmp_path / "x.json"
+    crash = [sys.executable, "-c", "import os; os._exit(134)"]
+    assert gpu.isolated(crash, "x", out)["status"] == "failed: the process ended with code 134"
+    write = f'open({str(out)!r}, \'w\').write(\'{{"results": [{{"status": "ok"}}]}}\')'
+    assert gpu.isolated([sys.executable, "-c", write], "x", out) == {"status": "ok"}
+
+
+def test_a_process_per_operator(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    command = [
+        sys.executable, str(SCRIPT), "--device", "cpu", "--isolate", "--only", "p3p,score_poses",
+        "--out", str(out),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(out.read_text())["results"]
+    assert [each["name"] for each in results] == ["p3p", "score_poses"]
+    assert all(each["status"].startswith("absent: ") for each in results)
+
+
 def test_a_timed_case_reports_ratios_and_failures(
     module: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
