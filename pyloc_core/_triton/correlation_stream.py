@@ -92,7 +92,9 @@ def stream_kernel(
                 above += tl.sum((over & live[None, :]).to(tl.int32), 1)
                 inside = inside & (acc <= high[:, None])
             ones = inside.to(tl.int32)
-            first_slot = tl.atomic_add(found_ptr + rows, tl.sum(ones, 1), mask=row_live)
+            first_slot = tl.atomic_add(
+                found_ptr + rows, tl.sum(ones, 1), mask=row_live, sem="relaxed"
+            )
             slot = first_slot[:, None] + tl.cumsum(ones, 1) - 1
             kept = inside & (slot < capacity)
             place = list_start[:, None] + slot
@@ -109,7 +111,7 @@ def stream_kernel(
         if MOMENT:
             tl.store(moment_ptr + out, moment, mask=row_live)
     if COLLECT and HIGH:
-        tl.atomic_add(above_ptr + rows, above, mask=row_live)
+        tl.atomic_add(above_ptr + rows, above, mask=row_live, sem="relaxed")
 
 
 @triton.jit
@@ -172,12 +174,6 @@ class Lists(NamedTuple):
     @property
     def capacity(self) -> int:
         return int(self.values.shape[1])
-
-    def cleared(self) -> Lists:
-        """The same lists with nothing found yet."""
-        self.above.zero_()
-        self.found.zero_()
-        return self
 
 
 def empty_lists(like: Tensor, count: int, capacity: int, places: bool) -> Lists:

@@ -17,8 +17,9 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 HERE = Path(__file__).parent
-# Bytes of stack per thread that the register allocator may spill in the pass over all cells.
-SPILLS = 64
+# Bytes of stack per thread that the register allocator may spill in the pass over all cells, and where
+# addresses of 64 bits are mixed from four cells.
+SPILLS, WIDE_SPILLS = 64, 256
 
 
 def compile_launches(target: int, *names: str) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def check(launches: list[dict[str, Any]], shared_limit: int) -> None:
     for each in launches:
         assert each["shared"] <= shared_limit, each
         if each["kernel"] == "stream_kernel":
-            assert each["stack"] <= SPILLS, each
+            assert each["stack"] <= (WIDE_SPILLS if "2^31" in each["case"] else SPILLS), each
 
 
 def test_the_main_pass_fits_the_registers_and_compiles() -> None:

@@ -129,3 +129,13 @@ def test_compiles_whole_and_passes_opcheck() -> None:
     d, f, c, _ = arrays.values()
     arguments = (d, f[:, ::2], c, None, 5, 6, 1.0, 1.0, 3, "", 1, "")
     torch.library.opcheck(torch.ops.pyloc_core.local_loss_maps.default, arguments)
+
+
+def test_launcher_passes_opcheck(device: Any) -> None:
+    d, f, c, _ = problem(11, (9, 12, 18, 19), device).values()
+    arguments = (d, f[:, ::2], c, None, 5, 6, 1.0, 1.0, 3, "", 1, "triton")
+    # What lies behind the last entry is undefined: no comparison of two runs.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        torch.ops.pyloc_core.local_loss_maps.default, arguments, test_utils=checks
+    )

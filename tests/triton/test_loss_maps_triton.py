@@ -167,3 +167,11 @@ def test_compiles_whole_and_passes_opcheck() -> None:
     np.testing.assert_array_equal(found.peak_xy, expected.argmin().xy)
     arguments = ([descriptors], [features[:, ::2]], 8, 9, 1.0, 3, "", 1, "")
     torch.library.opcheck(torch.ops.pyloc_core.loss_maps.default, arguments)
+
+
+def test_launcher_passes_opcheck(device: Any) -> None:
+    descriptors, features = level(10, (9, 12, 8, 9), device)
+    arguments = ([descriptors], [features[:, ::2]], 8, 9, 1.0, 3, "", 1, "triton")
+    # What lies behind the last entry is undefined: no comparison of two runs.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.pyloc_core.loss_maps.default, arguments, test_utils=checks)

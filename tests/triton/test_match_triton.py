@@ -225,3 +225,9 @@ def test_compiles_whole_and_passes_opcheck(options: dict[str, Any]) -> None:
         assert torch.equal(a, b)
     arguments = ([descriptors], [features[:, ::2]], 8, 9, 1.0, 3 * len(options), True, True, 1, "")
     torch.library.opcheck(torch.ops.pyloc_core.match.default, arguments)
+
+
+def test_launcher_passes_opcheck(device: Any) -> None:
+    descriptors, features = level(15, (9, 12, 8, 9), device)
+    arguments = ([descriptors], [features[:, ::2]], 8, 9, 1.0, 3, True, True, 1, "triton")
+    torch.library.opcheck(torch.ops.pyloc_core.match.default, arguments)
