@@ -45,7 +45,8 @@ def _store_tile(pointer, value, first, count, depth, BLOCK: tl.constexpr, DEPTH:
 def _dot(a, b, WIDE: tl.constexpr):
     """a @ b in float32. WIDE: operands as float32, for Triton's interpreter, whose bfloat16 are bits."""
     if WIDE:
-        a, b = a.to(tl.float32), b.to(tl.float32)
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
 
 
