@@ -220,6 +220,17 @@ def test_phases_stop_where_the_cpu_stops(outliers: float) -> None:
     assert len(set(found.iterations.tolist())) > 1
 
 
+def test_more_problems_than_share_the_memory_of_a_round() -> None:
+    batch = make_batch([6 + b % 5 for b in range(150)], 500, size=(12, 16), outliers=0.2)
+    found = phases(batch, iterations=70)
+    expected = pl.estimate_pose(
+        batch.maps, batch.points, PINHOLE, problem_ptr=batch.problem_ptr, iterations=70
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        check_same(ours, theirs)
+    assert found.success.any() and not found.success.all()
+
+
 @pytest.mark.parametrize("kind", ["collinear", "duplicate", "behind", "one_ray", "flat", "nan"])
 def test_phases_on_degenerate_problems(kind: str) -> None:
     batch = make_batch([40, 50], 95, outliers=0.0)

@@ -62,7 +62,7 @@ def expected_costs(problem: Problem) -> np.ndarray:
 
 def bound(problem: Problem) -> float:
     """What float32 may cost: a share of the sum of peaks."""
-    return 2e-4 * float(problem.maps.peak_gain.sum())
+    return 1e-5 * float(problem.maps.peak_gain.sum())
 
 
 def phases(problems: list[Problem], dense: bool) -> np.ndarray:

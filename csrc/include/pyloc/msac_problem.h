@@ -10,8 +10,9 @@
 // Contract The same triplets, pools and stop as on the CPU. Float32 scores only decide which hypotheses are
 //          scored again in float64; those sums run in another order than the CPU's and differ in their last
 //          bits. So the result is the CPU's unless the two best hypotheses agree to about 1e-13.
-// Memory   A workspace that the caller owns, of a size that depends on shapes alone. Values that the host
-//          cannot see (problem_ptr, row_ptr) are clamped: nonsense gives nonsense, not a bad access.
+// Memory   A workspace that the caller owns, of a size that depends on shapes alone. The host cannot see the
+//          values of problem_ptr: they are clamped, so that nonsense gives nonsense and not a bad access.
+//          The maps are trusted to be what LossMaps promises.
 #pragma once
 
 #include "pyloc/block_group.h"
