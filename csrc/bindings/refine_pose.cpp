@@ -29,7 +29,7 @@ bool refine_one(const GncBatch& batch, std::int64_t b, int num_threads, double* 
   maps.row_ptr += first;
   if (maps.origins) maps.origins += 2 * first;
   if (maps.flat_gain) maps.flat_gain += first;
-  const auto camera = batch.cameras ? camera_from_values(batch.cameras + 13 * b) : batch.camera;
+  const auto camera = batch.cameras ? load_camera(batch.cameras + 13 * b) : batch.camera;
   cpu::RefinePoseResult r{};
   if (!cpu::refine_pose_kernels().refine(maps, batch.points + 3 * first, camera, batch.start + 12 * b,
                                          batch.options, num_threads, gains + first, &r))
@@ -94,7 +94,7 @@ PYLOC_BINDING(refine_pose, m) {
           batch.problem_ptr = address<const std::int64_t>(problem_ptr);
           batch.points = address<const double>(points);
           if (one_camera)
-            batch.camera = camera_from_values(address<const double>(cameras));
+            batch.camera = load_camera(address<const double>(cameras));
           else
             batch.cameras = address<const double>(cameras);
           batch.start = address<const double>(start);

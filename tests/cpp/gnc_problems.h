@@ -96,7 +96,7 @@ struct GncResults {
     batch.problems = p.problems();
     batch.problem_ptr = p.problem_ptr.data();
     batch.points = p.points.data();
-    batch.camera = pyloc::camera_from_values(p.camera.data());
+    batch.camera = pyloc::load_camera(p.camera.data());
     batch.start = p.starts.data();
     batch.options = options;
     batch.cam_from_world = pose.data();

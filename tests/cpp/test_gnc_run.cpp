@@ -26,7 +26,7 @@ Native native(const GncProblems& p, std::int64_t b, const pyloc::GncOptions& opt
   maps.flat_gain += first;
   Native out;
   out.gains.resize(std::size_t(count) + 1);
-  const auto camera = pyloc::camera_from_values(p.camera.data());
+  const auto camera = pyloc::load_camera(p.camera.data());
   EXPECT_TRUE(pyloc::cpu::refine_pose_kernels().refine(maps, p.points.data() + 3 * first, camera,
                                                        p.starts.data() + 12 * b, options, 1, out.gains.data(),
                                                        &out.result));

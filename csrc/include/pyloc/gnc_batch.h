@@ -71,12 +71,6 @@ struct GncView {
   std::int16_t* first_rows;
 };
 
-PYLOC_HD inline Camera<double> camera_from_values(const double* v) {
-  Camera<double> cam{int(v[0]), v[1], v[2], v[3], v[4], {}};
-  for (int k = 0; k < 8; ++k) cam.d[k] = v[5 + k];
-  return cam;
-}
-
 // Offsets come from the caller's device and are not looked at before: whatever they are, no map outside
 // [0, N) is touched.
 PYLOC_HD inline void bind_problem(const GncBatch& batch, std::int64_t b, GncView& view) {
@@ -87,7 +81,7 @@ PYLOC_HD inline void bind_problem(const GncBatch& batch, std::int64_t b, GncView
   view.count = (batch.problem_ptr ? inside(batch.problem_ptr[b + 1]) : N) - view.first;
   if (view.count < 0) view.count = 0;
   view.points = batch.points;
-  view.camera = batch.cameras ? camera_from_values(batch.cameras + 13 * b) : batch.camera;
+  view.camera = batch.cameras ? load_camera(batch.cameras + 13 * b) : batch.camera;
   char* at = static_cast<char*>(batch.workspace);
   view.energies[0] = reinterpret_cast<double*>(at);
   view.energies[1] = view.energies[0] + N;
