@@ -174,3 +174,79 @@ def test_gradients_reach_every_parameter() -> None:
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
     groups = GradNetPairLoss(made).parameter_groups()
     assert sum(len(g["params"]) for g in groups) == len(list(made.parameters()))
+
+
+def test_the_shipped_weights_are_small_and_load() -> None:
+    from pyloc_core.models.gradnet.weights import SHIPPED
+
+    assert SHIPPED.stat().st_size < 4e6
+    shipped = LearnedDescriptor()
+    coarse, fine = shipped.dense(picture())
+    assert coarse.values.shape == (128, 9, 12) and fine.values.shape == (64, 36, 48)
+    assert shipped.beta == pytest.approx((25.21, 55.0), rel=1e-3)
+
+
+def test_trained_weights_tell_places_apart_better_than_the_start() -> None:
+    """On held-out pairs: other photos, patterns and warps than it was trained on."""
+    pytest.importorskip("skimage")
+    from pyloc_core.training import GradNetPairLoss, PairDataset, WarpedPairs
+    from pyloc_core.training.pairs import stack
+    from pyloc_core.training.recipe import fresh_network
+    from pyloc_core.training.textures import HELD_OUT_PHOTOS
+
+    source = WarpedPairs(size=(160, 160), photos=HELD_OUT_PHOTOS, strength=0.7)
+    data = PairDataset([source], 6, points=48, patch=PATCH, seed=77)
+    batch = stack([data[i] for i in range(6)])
+    with torch.no_grad():
+        start, trained = (GradNetPairLoss(n)(batch) for n in (fresh_network(), load_network()))
+    for level in ("coarse", "fine"):
+        assert float(trained[level].mean()) < float(start[level].mean()) - 0.1, level
+
+
+def test_a_map_names_the_descriptor_that_it_was_built_with() -> None:
+    """Built, localized without naming the descriptor again, and refused with another."""
+    from pyloc_core.camera import Camera
+    from pyloc_core.localization import Localizer, Map
+    from pyloc_core.localization.rootsift import DenseRootSIFT
+
+    image = picture(240, 320, seed=5)
+    camera = Camera("PINHOLE", 320, 240, (300.0, 300.0, 160.0, 120.0))
+    rng = np.random.default_rng(0)
+    xy = rng.uniform([40, 40], [280, 200], (150, 2))
+    depth = rng.uniform(3, 6, 150)
+    xyz = np.column_stack([(xy - [160, 120]) / 300 * depth[:, None], depth])
+    built = Map.from_arrays(
+        xyz, np.arange(151), np.zeros(150, int), image_names=["a"], cameras=[camera],
+        cam_from_world=np.eye(3, 4)[None], images=[image], descriptor=LearnedDescriptor(),
+    )  # fmt: skip
+    found = Localizer(built).localize(image, camera)
+    assert found.success
+    np.testing.assert_allclose(found.cam_from_world, np.eye(3, 4), atol=5e-3)
+    with pytest.raises(ValueError, match="the map was built with"):
+        Localizer(built, DenseRootSIFT())
+
+
+def test_the_model_card_states_the_committed_results() -> None:
+    import json
+
+    from pyloc_core.localization.evaluate import summarize
+    from pyloc_core.models.gradnet.weights import SHIPPED
+
+    results = Path(__file__).resolve().parents[1] / "benchmarks/results"
+    if not results.is_dir():
+        pytest.skip("no results beside the tests")
+    card = SHIPPED.with_name("README.md").read_text()
+    checked = 0
+    for name, file in (("dense RootSIFT", "leave_one_out"), ("GradNet", "leave_one_out_learned")):
+        for scene, rows in json.loads((results / f"{file}.json").read_text())["scenes"].items():
+            found = summarize(rows)
+            cells = [
+                f"{found[m]['median_rotation_error_deg']:.4f} / "
+                f"{found[m]['median_centre_error_over_depth']:.5f}"
+                for m in ("nre_coarse", "nre")
+            ]
+            cells.append(f"{found['nre']['successes']}/{found['nre']['queries']}")
+            cells.append(f"{found['nre']['max_rotation_error_deg']:.3f}")
+            assert f"| {scene} | {name} | " + " | ".join(cells) + " |" in card
+            checked += 1
+    assert checked == 6

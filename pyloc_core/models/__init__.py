@@ -4,7 +4,8 @@
 
 A system is a folder here. Its `__init__.py` names its models in `MODELS`, model -> "module:Class", and
 imports nothing heavy: `available` needs no torch. There is no list to extend. Files beside the folders
-are what systems share. No weights are shipped; docs/models.md says where they are and on which terms.
+are what systems share. No published weights are shipped; docs/models.md says where they are
+and on which terms. The project's own network, `gradnet`, has its weights beside it.
 """
 
 from __future__ import annotations
