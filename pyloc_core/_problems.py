@@ -38,7 +38,8 @@ def problem_tensor(problem_ptr: Any, count: int, device: Any) -> Any:
     if problem_ptr is None:
         return None
     if not isinstance(problem_ptr, torch.Tensor):
-        return torch.from_numpy(problem_offsets(problem_ptr, count)).to(device)
+        offsets = problem_offsets(problem_ptr, count)
+        return _tensors.on_device(offsets, "problem_ptr", device)
     if problem_ptr.is_floating_point() or problem_ptr.dtype == torch.bool:
         raise TypeError("problem_ptr must hold integers")
     ptr = _tensors.check(problem_ptr, "problem_ptr", shape=("B + 1",), dtype="int64", device=device)
@@ -89,8 +90,10 @@ def camera_rows(
 def camera_tensors(camera: Any, maps: DeviceLossMaps, problems: int) -> tuple[list[float], Any]:
     """(13 numbers for all problems, None), or ([], (B, 13) float64 tensor on the maps' device)."""
     torch = _arrays.torch_module()
+    if _arrays.is_torch(camera) and camera.device.type != "cpu" and not _is_rows(camera):
+        camera = _matrix_row(camera, maps.device)
     if isinstance(camera, torch.Tensor) and _is_rows(camera):
-        rows = _tensors.check(camera, "camera", dtype="float64", device=maps.device)
+        rows = _tensors.check(camera, "camera", dtype="float64", device=maps.device).detach()
         if rows.shape[0] not in (1, problems):
             raise ValueError(
                 f"camera must be one or {problems}, one per problem, got {rows.shape[0]}"
@@ -102,8 +105,15 @@ def camera_tensors(camera: Any, maps: DeviceLossMaps, problems: int) -> tuple[li
         return [], rows.expand(problems, 13).contiguous()
     if not is_camera_list(camera) and not _is_rows(camera):
         return [float(v) for v in camera_native_args(camera, *_frame(maps))], None
-    values = torch.from_numpy(camera_rows(camera, maps, problems))
-    return [], values.expand(problems, 13).contiguous().to(maps.device)
+    values = np.broadcast_to(camera_rows(camera, maps, problems), (problems, 13))
+    return [], _tensors.on_device(np.ascontiguousarray(values), "camera", maps.device)
+
+
+def _matrix_row(K: Any, device: Any) -> Any:
+    """(1, 13) of a (3, 3) matrix on the device, whose values are not looked at."""
+    K = _tensors.check(K, "camera", shape=(3, 3), dtype="float64", device=device)
+    kind, distortion = K.new_zeros((1,)), K.new_zeros((8,))
+    return _arrays.torch_module().cat([kind, K.diagonal()[:2], K[:2, 2], distortion])[None]
 
 
 def map_tensors(maps: DeviceLossMaps) -> tuple[Any, Any, Any, Any, Any, list[int], float]:

@@ -133,7 +133,7 @@ def on_tensors(
         raise ValueError('compat="published" runs on the CPU, on LossMaps: maps.cpu()')
     _problems.check_device_maps(maps)
     device, N = maps.device, len(maps)
-    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3), device=device)
+    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3), device=device).detach()
     _arrays.check_equal_length(N, "maps", points.shape[0], "points3d")
     problem_ptr = _problems.problem_tensor(arrays["problem_ptr"], N, device)
     B = 1 if problem_ptr is None else problem_ptr.shape[0] - 1
@@ -157,8 +157,8 @@ def _starts(given: Any, problems: int, single: bool, device: Any) -> Any:
     torch = _arrays.torch_module()
     if not isinstance(given, torch.Tensor):
         start = as_cam_from_world(given)[None] if single else starting_poses(given, problems)
-        return torch.from_numpy(start).to(device)
-    starts = _tensors.check(given, "cam_from_world", device=device)
+        return _tensors.on_device(start, "cam_from_world", device)
+    starts = _tensors.check(given, "cam_from_world", device=device).detach()
     if single and starts.ndim == 2:
         starts = starts[None]
     if starts.ndim != 3 or starts.shape[0] != problems or starts.shape[1:] not in ((3, 4), (4, 4)):

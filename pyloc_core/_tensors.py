@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pyloc_core import _arrays
+from pyloc_core import _arrays, _dispatch
 
 
 def as_tensor(x: Any) -> Any:
@@ -52,6 +52,19 @@ def check(
     if _name(tensor.dtype) not in accepted:
         tensor = tensor.to(getattr(torch, accepted[0]))
     return tensor
+
+
+def on_device(array: np.ndarray, name: str, device: Any) -> Any:
+    """The array as a tensor there. The copy takes its turn on the device, which is not waited for.
+
+    ValueError while a CUDA graph is captured, whose replays would read memory that is gone by then.
+    """
+    torch = _arrays.torch_module()
+    on_gpu = device.type == "cuda" and not _dispatch.traced()
+    if on_gpu and torch.cuda.is_current_stream_capturing():
+        raise ValueError(f"{name} is on the host: a CUDA graph takes tensors on {device} alone")
+    shared = array if array.flags.writeable else array.copy()  # torch knows no read-only memory
+    return torch.from_numpy(shared).to(device, non_blocking=True)
 
 
 def _fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:

@@ -152,7 +152,8 @@ def mutual_matches(
 
     Returns:
         MutualMatches; empty when N or M is 0. Of equal similarities the first in order counts. The
-        N x M similarities are not stored.
+        N x M similarities are not stored. On a device this waits for it: it alone knows how many
+        pairs there are. What holds NaN there is in no pair.
 
     Raises:
         ValueError, TypeError: arguments that do not fit, by name.
@@ -188,7 +189,8 @@ def _mutual(a: Any, b: Any, least: float | None, num_threads: int | None, xp: An
     else:
         forth, back = _best(a, b, num_threads, xp), _best(b, a, num_threads, xp)
         every = xp.arange(len(a)) if xp is np else xp.arange(len(a), device=a.device)
-        rows = xp.where(back[forth] == every)[0]
+        # -1: NaN entered its row; then no pair holds it.
+        rows = xp.where((back[forth.clip(0)] == every) & (forth >= 0))[0]
         forth = forth[rows]
     similarity = (a[rows] * b[forth]).sum(-1)
     if least is not None:
@@ -198,9 +200,9 @@ def _mutual(a: Any, b: Any, least: float | None, num_threads: int | None, xp: An
 
 
 def _best(queries: Any, among: Any, num_threads: int | None, xp: Any) -> Any:
-    """(N,) row of `among` (M, D) with the largest dot product: a map of one row."""
-    found = match(queries, among.T[:, None, :], num_threads=num_threads)
-    return found.xy[:, 0].astype(np.int64) if xp is np else found.xy[:, 0].long()
+    """(N,) row of `among` (M, D) with the largest dot product: a map of one row. -1 for NaN."""
+    found = match(queries, among.T[:, None, :], num_threads=num_threads).xy[:, 0]
+    return found.astype(np.int64) if xp is np else found.nan_to_num(nan=-1.0).long()
 
 
 def _float32(array: _arrays.ArrayIn) -> Any:

@@ -178,15 +178,15 @@ class CapturedStep:
         run = lambda: pose_from_features(points3d, camera, coarse, fine, **options)  # noqa: E731
         side = torch.cuda.Stream(points3d.device)
         side.wait_stream(torch.cuda.current_stream(points3d.device))
-        with torch.cuda.stream(
-            side
-        ):  # compiles kernels and warms the allocator outside the capture
-            for _ in range(2):
-                run()
-        torch.cuda.current_stream(points3d.device).wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.result: PoseEstimates = run()
+        # The tensors' device need not be the current one: the stream would default to that.
+        with torch.cuda.device(points3d.device):
+            with torch.cuda.stream(side):  # compiles kernels and warms the allocator
+                for _ in range(2):
+                    run()
+            torch.cuda.current_stream(points3d.device).wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, stream=side):
+                self.result: PoseEstimates = run()
 
     def replay(self) -> PoseEstimates:
         """Run the step on what the input tensors hold now. Does not wait for the device."""

@@ -238,8 +238,8 @@ def _on_tensors(
     _library.ensure()
     _problems.check_device_maps(maps)
     device, N = maps.device, len(maps)
-    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3)).contiguous()
-    _tensors.check(points, "points3d", device=device)
+    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3), device=device)
+    points = points.detach().contiguous()
     _arrays.check_equal_length(N, "maps", points.shape[0], "points3d")
     problem_ptr = _problems.problem_tensor(arrays["problem_ptr"], N, device)
     B = 1 if problem_ptr is None else problem_ptr.shape[0] - 1
@@ -269,8 +269,8 @@ def _initial_tensor(initial: Any, problems: int, single: bool, device: Any) -> A
         starts = (
             starting_poses(initial)[None] if single else batch_starting_poses(initial, problems)
         )
-        return torch.from_numpy(starts).to(device)
-    starts = _tensors.check(initial, "initial", dtype="float64", device=device)
+        return _tensors.on_device(starts, "initial", device)
+    starts = _tensors.check(initial, "initial", dtype="float64", device=device).detach()
     if single and starts.ndim in (2, 3):
         starts = starts[None] if starts.ndim == 3 else starts[None, None]
     elif starts.ndim == 3:

@@ -145,13 +145,16 @@ def _valid_tensor(num_valid: Any, queries: Any, count: int) -> Any:
         if not 1 <= num_valid <= count:
             raise ValueError(f"num_valid must lie within 1 and M = {count}, got {num_valid}")
         return torch.full((math.prod(leading),), num_valid, device=queries.device)
-    valid = _tensors.as_tensor(num_valid).to(queries.device)
+    valid = _tensors.as_tensor(num_valid)
     if valid.is_floating_point() or tuple(valid.shape) not in ((), leading):
         raise ValueError(f"num_valid must be an int, or integers {leading}, got {num_valid!r}")
     on_host = valid.device.type == "cpu" and not _dispatch.traced()
     if on_host and not bool(((valid >= 1) & (valid <= count)).all()):
         raise ValueError(f"num_valid must lie within 1 and M = {count}, got {num_valid!r}")
-    return valid.long().expand(leading).reshape(-1).contiguous()
+    valid = valid.long().expand(leading).reshape(-1).contiguous()
+    if on_host and queries.device.type != "cpu":
+        return _tensors.on_device(valid.numpy(), "num_valid", queries.device)
+    return valid.to(queries.device)
 
 
 _Attention: Any = None

@@ -236,9 +236,10 @@ def _check_tensors(
         raise ValueError(f"descriptors have {h.shape[1]} channels and features {f.shape[0]}")
     mass = None
     if isinstance(coarse_mass, (int, float, np.generic)):
-        if not 0 <= coarse_mass <= 1 + 1e-6:
+        share = float(coarse_mass)
+        if not 0 <= share <= 1 + 1e-6:
             raise ValueError(f"coarse_mass must lie within 0 and 1, got {coarse_mass}")
-        mass = c.new_full((h.shape[0],), float(coarse_mass))
+        mass = c.new_full((h.shape[0],), share)
     elif coarse_mass is not None:
         mass = _tensors.check(coarse_mass, "coarse_mass", device=h.device).detach()
         if tuple(mass.shape) not in ((), (h.shape[0],)):

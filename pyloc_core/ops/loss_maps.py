@@ -57,10 +57,15 @@ def loss_maps(
             an origin, the image lies in the middle of the map.
         compat: "published" uses -ln(C + 2^-23), as the published program does.
         num_threads: threads to use; the result does not depend on it.
-        implementation: "native" or "reference" (torch, float64, stores N H W values).
+        check_finite: on the CPU values are always checked; on a GPU on request, since it waits for the
+            device. Without it a map that a NaN entered is empty.
+        implementation: "native", "triton" (CUDA tensors) or "reference" (torch, float64, stores N H W
+            values).
 
     Returns:
-        LossMaps of full maps (no windows); N = 0 gives empty ones.
+        LossMaps of full maps (no windows); N = 0 gives empty ones. CUDA tensors, and tensors of any
+        device under torch.compile, give DeviceLossMaps with room for min(max_entries, H W) entries per
+        map.
 
     Raises:
         ValueError: shapes that do not fit, D, H or W of 0, NaN or infinite values, magnitudes whose

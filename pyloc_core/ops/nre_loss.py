@@ -221,8 +221,8 @@ def _valid_tensor(num_valid: Any, targets: Any, batched: bool) -> Any:
     if not _arrays.is_torch(num_valid) or (
         num_valid.device.type == "cpu" and not _dispatch.traced()
     ):
-        num_valid = torch.as_tensor(valid_counts(num_valid, batch, count, batched))
-        return num_valid.to(targets.device)
+        counts = valid_counts(num_valid, batch, count, batched)
+        return _tensors.on_device(counts, "num_valid", targets.device)
     if num_valid.is_floating_point() or num_valid.dtype == torch.bool:
         raise TypeError(f"num_valid must hold integers, got dtype {num_valid.dtype}")
     if num_valid.numel() != batch or num_valid.ndim > 1:

@@ -145,7 +145,9 @@ def _on_tensors(
     torch = _arrays.torch_module()
     _library.ensure()
     accepted = ("float64", "float32")
-    f, x = (_tensors.check(v, k, shape=("B", 3, 3), dtype=accepted) for k, v in inputs.items())
+    f, x = (
+        _tensors.check(v, k, shape=("B", 3, 3), dtype=accepted).detach() for k, v in inputs.items()
+    )
     x = _tensors.check(x, "points3d", dtype=accepted, device=f.device)
     _arrays.check_equal_length(f.shape[0], "bearings", x.shape[0], "points3d")
     if f.dtype != x.dtype:

@@ -125,14 +125,14 @@ def _on_tensors(
     _library.ensure()
     _problems.check_device_maps(maps)
     device, N = maps.device, len(maps)
-    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3)).contiguous()
-    _tensors.check(points, "points3d", device=device)
+    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3), device=device)
+    points = points.detach().contiguous()
     _arrays.check_equal_length(N, "maps", points.shape[0], "points3d")
     problem_ptr = _problems.problem_tensor(arrays["problem_ptr"], N, device)
     B = 1 if problem_ptr is None else problem_ptr.shape[0] - 1
     leading = ("M",) if problem_ptr is None else ("B", "M")
     poses = _tensors.check(arrays["cam_from_world"], "cam_from_world", shape=(*leading, 3, 4))
-    poses = _tensors.check(poses, "cam_from_world", device=device).contiguous()
+    poses = _tensors.check(poses, "cam_from_world", device=device).detach().contiguous()
     stacked = poses[None] if problem_ptr is None else poses
     _check_problems(stacked, B)
     numbers, cameras = _problems.camera_tensors(camera, maps, B)
