@@ -58,7 +58,8 @@ def match_kernel(
     tl.store(xy_ptr + 2 * rows + 1, y, mask=live)
     if RATIO:  # Eq. 3.1; infinite where the best is positive and the other is not, 1 where equal
         other = tl.load(other_ptr + rows, mask=live, other=1.0)
-        ratio = tl.where(peak == other, 1.0, peak / tl.where(other == 0, 1.0, other))
+        ratio = tl.div_rn(peak, tl.where(other == 0, 1.0, other))
+        ratio = tl.where(peak == other, 1.0, ratio)
         ratio = tl.where((other == 0) & (peak < 0), float("-inf"), ratio)
         ratio = tl.where((peak > 0) & (other <= 0), float("inf"), ratio)
         tl.store(ratio_ptr + rows, tl.where(bad, float("nan"), ratio), mask=live)
