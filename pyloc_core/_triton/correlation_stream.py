@@ -29,6 +29,12 @@ LOG2E = 1.4426950408889634
 
 
 @triton.jit
+def small_integer(x):
+    """Whole numbers from 0 to 2^23 - 1 as int32, by their bits: conversions share a unit with exp2."""
+    return (x + 8388608.0).to(tl.int32, bitcast=True) - 0x4B000000
+
+
+@triton.jit
 def stream_kernel(
     levels, peak_ptr, cell_ptr, sum_ptr, moment_ptr, low_ptr, high_ptr, above_ptr, found_ptr,
     list_value_ptr, list_cell_ptr, count, cells_total, samples, step, map_height, map_width,
@@ -52,6 +58,8 @@ def stream_kernel(
         low = tl.load(low_ptr + rows, mask=row_live, other=float("inf"))
         if HIGH:
             high = tl.load(high_ptr + rows, mask=row_live, other=float("inf"))
+        step_from, step_to = tl.arange(0, BLOCK_P)[:, None], tl.arange(0, BLOCK_P)[None, :]
+        triangle = (step_from <= step_to).to(tl.float16)
         list_start = rows * capacity  # all lists together: below 2^31 values
     first_tile = split * tiles_each
     last_tile = tl.minimum(first_tile + tiles_each, tl.cdiv(samples, BLOCK_P))
@@ -91,11 +99,12 @@ def stream_kernel(
                 over = acc > high[:, None]
                 above += tl.sum((over & live[None, :]).to(tl.int32), 1)
                 inside = inside & (acc <= high[:, None])
-            ones = inside.to(tl.int32)
-            first_slot = tl.atomic_add(
-                found_ptr + rows, tl.sum(ones, 1), mask=row_live, sem="relaxed"
-            )
-            slot = first_slot[:, None] + tl.cumsum(ones, 1) - 1
+            # Running counts along the cells are a product with a triangle of ones: exact, and in the
+            # accumulators' own layout, where a scan would move every value through shared memory.
+            order = tl.dot(tl.where(inside, 1.0, 0.0).to(tl.float16), triangle)
+            listed = tl.max(order, 1).to(tl.int32)
+            first_slot = tl.atomic_add(found_ptr + rows, listed, mask=row_live, sem="relaxed")
+            slot = first_slot[:, None] + small_integer(order) - 1
             kept = inside & (slot < capacity)
             place = list_start[:, None] + slot
             tl.store(list_value_ptr + place, acc, mask=kept)

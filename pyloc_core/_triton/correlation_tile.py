@@ -144,10 +144,13 @@ def _interpreted(device: torch.device) -> bool:
 
 
 @functools.cache
-def _processors(device: torch.device) -> int:
+def _resources(device: torch.device) -> tuple[int, bool]:
+    """Multiprocessors, and whether a program may use 160 KB of shared memory or only some 99."""
     if _interpreted(device):
-        return 2  # the interpreter: enough to see partial results being merged
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+        return 2, True  # the interpreter: enough to see partial results being merged
+    capability = torch.cuda.get_device_capability(device)
+    roomy = capability >= (8, 0) and capability not in ((8, 6), (8, 9)) and capability[0] < 12
+    return int(torch.cuda.get_device_properties(device).multi_processor_count), roomy
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,10 @@ def tiling(
     depth = max(f.shape[0] for f in features)
     # Accumulators of float32 products are summed by the ordinary units: smaller tiles than the matrix
     # units take. The mixture of a resized level lives in registers.
-    rows, channels = (64, 16) if any(exact) else (64 if collect else 128, 128)
+    rows, channels = (64, 16) if any(exact) else (128, 128)
+    processors, roomy = _resources(descriptors[0].device)
+    if collect and not roomy:
+        rows = 64
     if RESIZED in kinds:
         channels = min(channels, 32)
     rows = min(rows, max(16, triton.next_power_of_2(max(count, 1))))
@@ -222,7 +228,7 @@ def tiling(
         "BLOCK_D": channels,
     }
     warps = 8 if rows == 128 or collect else 4
-    return Tiling(levels, count, size, constants, warps, 2, _processors(descriptors[0].device))
+    return Tiling(levels, count, size, constants, warps, 2, processors)
 
 
 def _kind(features: Tensor, size: tuple[int, int]) -> int:

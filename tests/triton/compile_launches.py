@@ -4,7 +4,7 @@
 
     python compile_launches.py CASES.py TARGET [NAME ...]
 
-CASES.py defines `cases() -> dict[str, Callable[[], object]]`, calls of launchers on CPU tensors. Nothing
+CASES.py defines `cases(target) -> dict[str, Callable[[], object]]`, calls of launchers on CPU tensors. Nothing
 is launched: results are undefined. Prints JSON, one entry per launch: case, kernel, registers, stack
 (bytes per thread: spills), shared (bytes).
 """
@@ -38,19 +38,20 @@ class NoDriver:
         return GPUTarget("cuda", self.target, 32)
 
 
-def load_cases(path: str) -> Any:
+def load_cases(path: str, target: int) -> Any:
     spec = importlib.util.spec_from_file_location("launch_cases", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.cases()
+    return module.cases(target)
 
 
 def main() -> None:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    driver.set_active(NoDriver(int(sys.argv[2])))
+    target = int(sys.argv[2])
+    driver.set_active(NoDriver(target))
     built: list[dict[str, Any]] = []
     compile_only = JITFunction.run
 
@@ -62,7 +63,7 @@ def main() -> None:
         return kernel
 
     JITFunction.run = run
-    for case, launch in load_cases(sys.argv[1]).items():
+    for case, launch in load_cases(sys.argv[1], target).items():
         if len(sys.argv) == 3 or case in sys.argv[3:]:
             launch()
     print(json.dumps(built))

@@ -48,8 +48,8 @@ def windows(pair: tuple[Any, Any], window: tuple[int, int], published: bool) -> 
     )
 
 
-def cases() -> dict[str, Callable[[], Any]]:
-    correlation_tile._processors = lambda device: 132
+def cases(target: int) -> dict[str, Callable[[], Any]]:
+    correlation_tile._resources = lambda device: (132, target in (80, 90))
     strided = (empty(1, 40, dtype=FP16).expand(9, 40), empty(40, 7, 16, dtype=FP16)[:, :, ::2])
     channels_last = (empty(9, 40), empty(7, 8, 40).permute(2, 0, 1))
     return {
