@@ -247,3 +247,15 @@ def test_the_command_says_in_one_line_what_is_wrong(
         assert main(["--out", str(tmp_path / "run"), *arguments]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_the_command_line_hands_its_arguments_on(tmp_path: Path) -> None:
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from pyloc_core.cli import app
+
+    shown = CliRunner().invoke(app, ["train", "--help"])
+    assert shown.exit_code == 0 and "--held-out-pairs" in shown.output
+    refused = CliRunner().invoke(app, ["train", "--out", str(tmp_path), "--batch", "0"])
+    assert refused.exit_code == 2

@@ -2,7 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training dense descriptors with the neural reprojection error. Needs the extra `training`."""
 
+# ruff: noqa: E402  what is missing is said before the modules that need it are imported
 from __future__ import annotations
+
+from pyloc_core._extras import require
+
+require("torch", "pyloc_core.training")
 
 from pyloc_core.training.loop import Outcome, train
 from pyloc_core.training.loss import DensePairLoss, GradNetPairLoss
