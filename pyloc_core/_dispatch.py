@@ -151,8 +151,8 @@ def select(op: str, implementation: str | None, arrays: Mapping[str, Any]) -> st
         if chosen is None:
             name = next(iter(arrays))
             raise ValueError(
-                f"{name} is on {device}: {op} has no implementation for that device in this build; "
-                f"move it with .cpu()"
+                f"{name} is on {device}: {op} has no implementation for that device in this build"
+                f"{_missing(op)}; move it with .cpu()"
             )
         return chosen
     _check_forced(op, implementation)
@@ -171,6 +171,12 @@ def select(op: str, implementation: str | None, arrays: Mapping[str, Any]) -> st
 def _gpu_default(op: str) -> str | None:
     """What runs CUDA tensors. Found once: it is asked for on every call, and files do not come and go."""
     return next((each.name for each in implementations(op)[1:] if each.default), None)
+
+
+def _missing(op: str) -> str:
+    """What would run the operator on a GPU, and why it cannot: for the end of a message."""
+    notes = [f"{e.name}: {e.note}" for e in implementations(op) if e.name in ("cuda", "triton")]
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _flat(arrays: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -55,6 +55,18 @@ def test_a_forced_gpu_implementation_does_not_run_on_the_cpu() -> None:
     assert run.stdout == "done\n"
 
 
+def test_what_is_missing_for_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "_common_device", lambda op, arrays: "cuda:0")
+    monkeypatch.setattr(_dispatch, "_gpu_default", lambda op: None)
+    monkeypatch.setattr(_dispatch, "_cuda_import", lambda: (None, "no module named so"))
+    with pytest.raises(
+        ValueError, match=r"points3d is on cuda:0.*cuda: not in this build \(no module"
+    ):
+        _dispatch.select("estimate_pose", None, {"points3d": None})
+    with pytest.raises(ValueError, match=r"no implementation for that device in this build; move"):
+        _dispatch.select("correlation_maps", None, {"descriptors": None})
+
+
 def test_definitions_reach_torch_and_trace() -> None:
     torch = pytest.importorskip("torch")
 
