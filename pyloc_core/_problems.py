@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -176,3 +177,39 @@ def check_device_maps(maps: Any) -> None:
             )
         if tensor.device != maps.row_ptr.device:
             raise ValueError(f"maps.{name} is on {tensor.device}, maps.row_ptr on {maps.device}")
+
+
+@dataclass(frozen=True)
+class DeviceProblems:
+    """B problems on a device, checked as far as shapes and dtypes tell: what pose operators share."""
+
+    maps: tuple[Any, ...]  # `map_tensors`
+    points: Any  # (N, 3) float64, contiguous, without a gradient
+    numbers: list[float]  # the one camera's 13 numbers, or
+    cameras: Any  # (B, 13) float64 on the device
+    problem_ptr: Any  # (B + 1,) int64, or None for one problem
+    count: int  # B
+
+    @property
+    def offsets(self) -> Any:
+        """(B + 1,) int64, made on the device for one problem: a copy from the host would wait."""
+        if self.problem_ptr is not None:
+            return self.problem_ptr
+        return _arrays.torch_module().arange(2, device=self.points.device) * self.points.shape[0]
+
+    def check_finite(self, **others: Any) -> None:
+        """Look at the values of points, cameras and `others` (name -> tensor or None)."""
+        given = {"points3d": self.points, "camera": self.cameras, **others}
+        _tensors.check_finite(**{k: v for k, v in given.items() if v is not None})
+
+
+def device_problems(maps: Any, camera: Any, points3d: Any, problem_ptr: Any) -> DeviceProblems:
+    """The arguments that pose operators share, of DeviceLossMaps and tensors of their device."""
+    check_device_maps(maps)
+    device, N = maps.device, len(maps)
+    points = _tensors.check(points3d, "points3d", shape=("N", 3), device=device)
+    _arrays.check_equal_length(N, "maps", points.shape[0], "points3d")
+    ptr = problem_tensor(problem_ptr, N, device)
+    B = 1 if ptr is None else ptr.shape[0] - 1
+    numbers, cameras = camera_tensors(camera, maps, B)
+    return DeviceProblems(map_tensors(maps), points.detach().contiguous(), numbers, cameras, ptr, B)

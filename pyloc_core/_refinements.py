@@ -131,25 +131,16 @@ def on_tensors(
     _library.ensure()
     if options[5]:
         raise ValueError('compat="published" runs on the CPU, on LossMaps: maps.cpu()')
-    _problems.check_device_maps(maps)
-    device, N = maps.device, len(maps)
-    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3), device=device).detach()
-    _arrays.check_equal_length(N, "maps", points.shape[0], "points3d")
-    problem_ptr = _problems.problem_tensor(arrays["problem_ptr"], N, device)
-    B = 1 if problem_ptr is None else problem_ptr.shape[0] - 1
-    starts = _starts(arrays["cam_from_world"], B, problem_ptr is None, device)
-    numbers, cameras = _problems.camera_tensors(camera, maps, B)
+    given = _problems.device_problems(maps, camera, arrays["points3d"], arrays["problem_ptr"])
+    single = given.problem_ptr is None
+    starts = _starts(arrays["cam_from_world"], given.count, single, maps.device)
     if check_finite:
-        _tensors.check_finite(points3d=points, cam_from_world=starts)
-        if cameras is not None:
-            _tensors.check_finite(camera=cameras)
+        given.check_finite(cam_from_world=starts)
     found = torch.ops.pyloc_core.refine_pose(
-        *_problems.map_tensors(maps), points.contiguous(), numbers, cameras, starts.contiguous(),
-        problem_ptr, *options[:5], threads, implementation,
+        *given.maps, given.points, given.numbers, given.cameras, starts.contiguous(),
+        given.problem_ptr, *options[:5], threads, implementation,
     )  # fmt: skip
-    if problem_ptr is None:
-        problem_ptr = torch.arange(2, device=device) * N
-    return estimates(found, problem_ptr)
+    return estimates(found, given.offsets)
 
 
 def _starts(given: Any, problems: int, single: bool, device: Any) -> Any:

@@ -236,28 +236,17 @@ def _on_tensors(
 ) -> PoseEstimates:
     torch = _arrays.torch_module()
     _library.ensure()
-    _problems.check_device_maps(maps)
-    device, N = maps.device, len(maps)
-    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3), device=device)
-    points = points.detach().contiguous()
-    _arrays.check_equal_length(N, "maps", points.shape[0], "points3d")
-    problem_ptr = _problems.problem_tensor(arrays["problem_ptr"], N, device)
-    B = 1 if problem_ptr is None else problem_ptr.shape[0] - 1
-    numbers, cameras = _problems.camera_tensors(camera, maps, B)
-    starts = _initial_tensor(arrays["initial"], B, problem_ptr is None, device)
+    given = _problems.device_problems(maps, camera, arrays["points3d"], arrays["problem_ptr"])
+    single = given.problem_ptr is None
+    starts = _initial_tensor(arrays["initial"], given.count, single, maps.device)
     if check_finite:
-        _tensors.check_finite(points3d=points)
-        for name, tensor in (("camera", cameras), ("initial", starts)):
-            if tensor is not None:
-                _tensors.check_finite(**{name: tensor})
+        given.check_finite(initial=starts)
     count, stop, top_fraction, seed, threads = options
     found = torch.ops.pyloc_core.estimate_pose(
-        *_problems.map_tensors(maps), points, numbers, cameras, starts, problem_ptr, count, stop,
-        top_fraction, seed - 2**64 if seed >= 2**63 else seed, threads, implementation,
+        *given.maps, given.points, given.numbers, given.cameras, starts, given.problem_ptr, count,
+        stop, top_fraction, seed - 2**64 if seed >= 2**63 else seed, threads, implementation,
     )  # fmt: skip
-    if problem_ptr is None:
-        problem_ptr = torch.arange(2, device=device) * N
-    return _estimates((*found, problem_ptr))
+    return _estimates((*found, given.offsets))
 
 
 def _initial_tensor(initial: Any, problems: int, single: bool, device: Any) -> Any:

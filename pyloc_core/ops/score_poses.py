@@ -123,28 +123,22 @@ def _on_tensors(
 ) -> Any:
     torch = _arrays.torch_module()
     _library.ensure()
-    _problems.check_device_maps(maps)
-    device, N = maps.device, len(maps)
-    points = _tensors.check(arrays["points3d"], "points3d", shape=("N", 3), device=device)
-    points = points.detach().contiguous()
-    _arrays.check_equal_length(N, "maps", points.shape[0], "points3d")
-    problem_ptr = _problems.problem_tensor(arrays["problem_ptr"], N, device)
-    B = 1 if problem_ptr is None else problem_ptr.shape[0] - 1
-    leading = ("M",) if problem_ptr is None else ("B", "M")
-    poses = _tensors.check(arrays["cam_from_world"], "cam_from_world", shape=(*leading, 3, 4))
-    poses = _tensors.check(poses, "cam_from_world", device=device).detach().contiguous()
-    stacked = poses[None] if problem_ptr is None else poses
-    _check_problems(stacked, B)
-    numbers, cameras = _problems.camera_tensors(camera, maps, B)
+    given = _problems.device_problems(maps, camera, arrays["points3d"], arrays["problem_ptr"])
+    single = given.problem_ptr is None
+    shape = (*(("M",) if single else ("B", "M")), 3, 4)
+    poses = _tensors.check(
+        arrays["cam_from_world"], "cam_from_world", shape=shape, device=maps.device
+    )
+    poses = poses.detach().contiguous()
+    poses = poses[None] if single else poses
+    _check_problems(poses, given.count)
     if check_finite:
-        _tensors.check_finite(points3d=points, cam_from_world=poses)
-        if cameras is not None:
-            _tensors.check_finite(camera=cameras)
+        given.check_finite(cam_from_world=poses)
     cost = torch.ops.pyloc_core.score_poses(
-        *_problems.map_tensors(maps), points, numbers, cameras, stacked, problem_ptr, threads,
+        *given.maps, given.points, given.numbers, given.cameras, poses, given.problem_ptr, threads,
         implementation,
     )  # fmt: skip
-    return cost[0] if problem_ptr is None else cost
+    return cost[0] if single else cost
 
 
 def _run(*args: Any) -> Any:
