@@ -7,6 +7,7 @@
 
 #include "bindings/args.h"
 #include "bindings/binding.h"
+#include "bindings/msac_args.h"
 #include "pyloc/msac_schedule.h"
 #include "pyloc/score_schedule.h"
 
@@ -37,24 +38,9 @@ void estimate_pose_phases(const py::tuple& maps, std::uintptr_t points, std::uin
                           std::uintptr_t initial, std::int64_t num_initial, std::uintptr_t problem_ptr,
                           std::int64_t num_problems, const py::tuple& options, const py::tuple& outputs,
                           bool dense) {
-  MsacInput in{};
-  in.maps = loss_maps_from(maps);
-  in.points = address<const double>(points);
-  in.cameras = address<const double>(cameras);
-  in.problem_ptr = address<const std::int64_t>(problem_ptr);
-  in.initial = address<const double>(initial);
-  in.num_problems = num_problems;
-  in.num_initial = num_initial;
-  in.iterations = options[0].cast<std::int64_t>();
-  in.confidence = options[1].cast<double>();
-  in.top_fraction = options[2].cast<double>();
-  in.seed = options[3].cast<std::uint64_t>();
-  std::uintptr_t out[8];
-  for (std::size_t i = 0; i < 8; ++i) out[i] = outputs[i].cast<std::uintptr_t>();
-  const MsacOutput found{address<double>(out[0]),       address<std::int32_t>(out[1]),
-                         address<double>(out[2]),       address<double>(out[3]),
-                         address<std::int32_t>(out[4]), address<std::int32_t>(out[5]),
-                         address<std::int32_t>(out[6]), address<double>(out[7])};
+  MsacInput in =
+      bindings::msac_input(maps, points, cameras, problem_ptr, num_problems, initial, num_initial, options);
+  const MsacOutput found = bindings::msac_output(outputs);
   const MsacPlan plan = msac_plan(in.maps.count, num_problems, dense);
   MsacWorkspace ws{};
   std::vector<double> memory(msac_workspace(plan, in.maps.count, num_problems, nullptr, &ws) / 8 + 32);
