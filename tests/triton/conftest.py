@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from triton_interpreter import interpreter_fault
 
 _HAS = all(importlib.util.find_spec(name) for name in ("torch", "triton"))
 _COMPILER = Path(__file__).with_name("compile_kernels.py")
@@ -36,6 +37,8 @@ def device() -> Any:
     """Where the kernels run."""
     import torch
 
+    if not _has_gpu() and interpreter_fault():
+        pytest.skip(interpreter_fault())
     return torch.device("cuda" if _has_gpu() else "cpu")
 
 
