@@ -144,13 +144,18 @@ def test_an_empty_batch() -> None:
         ({"cam_from_world": np.full((5, 3, 4), 2.0)}, ValueError, r"cam_from_world\[0\].*rotation"),
         ({"points3d": np.zeros((162, 3))}, ValueError, "same length"),
         ({"camera": [CAMERAS[0]] * 4}, ValueError, "one or 5"),
-        ({"implementation": "reference"}, ValueError, "one problem"),
         ({"implementation": "cuda"}, (RuntimeError, ValueError), "cuda"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         pl.refine_pose(**(make().arguments() | change))
+
+
+def test_the_reference_takes_one_problem() -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="one problem"):
+        pl.refine_pose(**make().arguments(), implementation="reference")
 
 
 # ---------------------------------------------------------------------- tensors
