@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_data import SHARED
 
 
 @pytest.fixture
@@ -19,10 +20,9 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Photos, golden outputs and synthetic problems; tests that use it skip where it is absent."""
-    path = Path(os.environ.get("PYLOC_SHARED", Path(__file__).parents[2] / "shared"))
-    if not path.is_dir():
-        pytest.skip(f"needs the data folder beside the repository ({path} or PYLOC_SHARED)")
-    return path
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the data folder beside the repository ({SHARED} or PYLOC_SHARED)")
+    return SHARED
 
 
 @pytest.fixture(scope="session", autouse=True)

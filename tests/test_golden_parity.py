@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,10 +17,10 @@ import pytest
 pytest.importorskip("torch")
 
 import golden_parity
+from shared_data import SHARED
 
-SHARED = os.environ.get("PYLOC_SHARED")
-GOLDEN = Path(SHARED or "absent") / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="PYLOC_SHARED/golden is not there")
+GOLDEN = SHARED / "golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is not there")
 # Selections of the normal run and of the slow one: full networks are slow.
 QUICK = ("s2dhm_ratio", "s2dnet", "nre_maps", "nre_local", "nre_gnc", "nre_sizes")
 SLOW = ("s2dhm_4", "nre_net")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +150,9 @@ def test_a_posed_model_gives_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pairs_of_a_colmap_model() -> None:
-    shared = os.environ.get("PYLOC_SHARED")
-    if not shared or not (Path(shared) / "data/lund_door/sparse").is_dir():
-        pytest.skip("PYLOC_SHARED holds no COLMAP model")
+def test_pairs_of_a_colmap_model(shared: Path) -> None:
     pytest.importorskip("pycolmap")
-    folder = Path(shared) / "data/lund_door"
+    folder = shared / "data/lund_door"
     source = PosedPairs.of_colmap(folder / "sparse", folder / "images", size=(256, 256))
     pairs = [source.pair(np.random.default_rng(i)) for i in range(3)]
     assert np.median(np.concatenate([agreement(p) for p in pairs])) > 0.8
