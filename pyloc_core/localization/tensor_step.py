@@ -138,16 +138,10 @@ def _centres(camera: Camera, found: PoseEstimates, points3d: Any, fine: Stage, p
     height, width = (int(n) for n in fine.features.shape[1:])
     values = camera_native_args(camera, (height, width))
     row = torch.cat([points3d.new_full((1,), v, dtype=torch.float64) for v in values])[None]
-    pose = _as_tensor(found.cam_from_world, points3d)
-    xy, front = _projection.project_problems(row, pose, points3d.double(), ptr)
+    xy, front = _projection.project_problems(row, found.cam_from_world, points3d.double(), ptr)
     edge = torch.cat([row.new_full((1,), n - 0.5) for n in (width, height)])
     inside = front & (xy >= -0.5).all(1) & (xy < edge).all(1)
     return torch.where(inside[:, None], xy, torch.full_like(xy, float("nan")))
-
-
-def _as_tensor(array: Any, like: Any) -> Any:
-    torch = _arrays.torch_module()
-    return torch.as_tensor(array, device=like.device)
 
 
 class CapturedStep:
