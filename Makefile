@@ -26,7 +26,7 @@ $(VENV)/.demo: $(BIN)/python $(SOURCES)
 # without the CUDA packages where it is offered. Other Pythons run the tests that need NumPy alone.
 $(VENV)/.torch: $(BIN)/python
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
-	  $(BIN)/python -m pip install -q torch==2.13.0 triton; \
+	  $(BIN)/python -m pip install -q torch==2.13.0 triton pytorch-metric-learning; \
 	else echo "Python is not 3.11: torch is not installed, tests against the torch reference are skipped"; fi
 	@touch $@
 

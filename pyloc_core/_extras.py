@@ -21,6 +21,12 @@ _EXTRAS = {
     "poselib": ("poselib", "eval"),
     "torch": ("torch", "torch"),
     "tensorboard": ("tensorboard", "training"),
+    "pytorch_metric_learning": ("pytorch-metric-learning", "training"),
+    "faiss": ("faiss-cpu", "retrieval"),
+    "scipy": ("scipy", "mining"),
+    "networkx": ("networkx", "mining"),
+    "ray": ("ray[data]", "ray"),
+    "pyarrow": ("pyarrow", "ray"),
 }
 
 

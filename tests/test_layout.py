@@ -23,6 +23,8 @@ CODE = [
 # Layer -> what it must never import. Paths are relative to the package.
 FORBIDDEN = {
     "ops": (
+        "pyloc_core.retrieval",
+        "pyloc_core.mining",
         "pyloc_core.localization",
         "pyloc_core.models",
         "pyloc_core.integrations",
@@ -36,9 +38,43 @@ FORBIDDEN = {
     ),
     "_triton": ("pyloc_core.ops", "pyloc_core.localization", "pyloc_core._native"),
     "_cuda": ("pyloc_core.ops", "pyloc_core.localization", "pyloc_core._native."),
-    "localization": ("pyloc_core._native", "pyloc_core.reference", "pyloc_core.cli"),
-    "models": ("pyloc_core._native", "pyloc_core.reference", "pyloc_core.cli"),
-    "training": ("pyloc_core._native", "pyloc_core.reference", "pyloc_core.cli"),
+    "retrieval": (
+        "pyloc_core._native",
+        "pyloc_core.reference",
+        "pyloc_core.localization",
+        "pyloc_core.models",
+        "pyloc_core.integrations",
+        "pyloc_core.cli",
+    ),
+    "mining": (
+        "pyloc_core._native",
+        "pyloc_core.reference",
+        "pyloc_core.retrieval",
+        "pyloc_core.localization",
+        "pyloc_core.models",
+        "pyloc_core.integrations",
+        "pyloc_core.cli",
+    ),
+    "localization": (
+        "pyloc_core._native",
+        "pyloc_core.reference",
+        "pyloc_core.mining",
+        "pyloc_core.integrations",
+        "pyloc_core.cli",
+    ),
+    "models": (
+        "pyloc_core._native",
+        "pyloc_core.reference",
+        "pyloc_core.integrations",
+        "pyloc_core.cli",
+    ),
+    "training": (
+        "pyloc_core._native",
+        "pyloc_core.reference",
+        "pyloc_core.integrations",
+        "pyloc_core.cli",
+    ),
+    "integrations": ("pyloc_core._native", "pyloc_core.reference", "pyloc_core.cli"),
 }
 # Folders whose modules are imported only by those who have torch.
 NEED_TORCH = {"reference", "_triton", "_cuda", "models", "training"}
