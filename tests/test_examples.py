@@ -55,3 +55,15 @@ def test_matching_accuracy() -> None:
     pytest.importorskip("cv2")
     result = load("matching_accuracy").main()["RootSIFT"]
     assert result["mma"]["illumination"][0] > 0.95 and result["mma"]["viewpoint"][2] > 0.6
+
+
+def test_retrieval_heat_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in ("torch", "PIL"):
+        pytest.importorskip(module)
+    out = tmp_path / "heat.png"
+    kept = load("retrieval_heat_map").main(out=out, backbone="vits14", size=210)
+    assert kept.shape == (15, 15) and 0.2 < kept.mean() < 0.4
+    assert "random weights" in capsys.readouterr().out
+    from PIL import Image
+
+    assert Image.open(out).size == (640, 240)

@@ -22,8 +22,10 @@ from shared_data import SHARED
 GOLDEN = SHARED / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is not there")
 # Selections of the normal run and of the slow one: full networks are slow.
-QUICK = ("s2dhm_ratio", "s2dnet", "nre_maps", "nre_local", "nre_gnc", "nre_sizes")
-SLOW = ("s2dhm_4", "nre_net")
+QUICK = (
+    "s2dhm_ratio", "s2dnet", "nre_maps", "nre_local", "nre_gnc", "nre_sizes", "salad_aggregator",
+)  # fmt: skip
+SLOW = ("s2dhm_4", "nre_net", "salad_full")
 
 
 def assert_parity(prefixes: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ STD = (0.229, 0.224, 0.225)
 def as_rgb(image: Any) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 of an image (H, W, 3) RGB or (H, W) grey, uint8; floats in [0, 255] are rounded.
 
-    Raises ValueError for another shape, TypeError for another dtype.
+    Raises ValueError for another shape and for floats that lie in [0, 1], TypeError for another dtype.
     """
     array = np.asarray(image)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or 0 in array.shape:
@@ -28,6 +28,8 @@ def as_rgb(image: Any) -> npt.NDArray[np.uint8]:
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise ValueError("image must be finite")
+        if ((array > 0) & (array < 1)).any() and array.min() >= 0 and array.max() <= 1:
+            raise ValueError("image holds floats in [0, 1]; those of [0, 255] are expected")
         array = array.round().clip(0, 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise TypeError(f"image must be uint8, got {array.dtype}")
@@ -51,3 +53,11 @@ def thumbnail(image: Any, max_size: int) -> npt.NDArray[np.uint8]:
     picture = module.fromarray(as_rgb(image))
     picture.thumbnail((max_size, max_size), module.Resampling.LANCZOS)
     return np.asarray(picture)
+
+
+def squashed(image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The image at (height, width) whatever its ratio: Pillow's bilinear filter, which spans all pixels
+    of a cell where it shrinks."""
+    module = require("PIL.Image", "resizing as published")
+    picture = module.fromarray(as_rgb(image))
+    return np.asarray(picture.resize((size[1], size[0]), module.Resampling.BILINEAR))
