@@ -16,7 +16,7 @@ from pyloc_core.models.pixels import as_rgb
 _COLOURS = np.array(
     [[10, 8, 30], [88, 28, 118], [196, 52, 76], [246, 140, 32], [252, 246, 170]], np.float32
 )
-_PHOTO_SHARE = 0.35  # of the grey photo that shines through
+_PHOTO_SHARE = 0.2  # of the grey photo that shines through
 
 
 def draw_heat_map(
