@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+
+from dinov2_formulas import positions_by_hand, tokens_by_hand  # noqa: E402
 
 from pyloc_core import models  # noqa: E402
 from pyloc_core.models.dinov2 import SIZES, DINOv2, ViTSize  # noqa: E402
@@ -34,59 +35,10 @@ def pixels(seed: int, *shape: int) -> Any:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def normed(x: Any, p: dict[str, Any], name: str) -> Any:
-    centred = x - x.mean(-1, keepdim=True)
-    scale = (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
-    return centred / scale * p[f"{name}.weight"] + p[f"{name}.bias"]
-
-
-def block_by_hand(x: Any, p: dict[str, Any], heads: int) -> Any:
-    """One image's tokens (T, C), head by head."""
-    c = x.shape[1]
-    d = c // heads
-    qkv = normed(x, p, "norm1") @ p["attn.qkv.weight"].T + p["attn.qkv.bias"]
-    outs = []
-    for h in range(heads):
-        q, k, v = (qkv[:, part * c + h * d : part * c + (h + 1) * d] for part in range(3))
-        logits = q @ k.T / math.sqrt(d)
-        weight = torch.exp(logits - logits.max(1, keepdim=True).values)
-        outs.append(weight / weight.sum(1, keepdim=True) @ v)
-    attended = torch.cat(outs, 1) @ p["attn.proj.weight"].T + p["attn.proj.bias"]
-    x = x + p["ls1.gamma"] * attended
-    hidden = normed(x, p, "norm2") @ p["mlp.fc1.weight"].T + p["mlp.fc1.bias"]
-    hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-    return x + p["ls2.gamma"] * (hidden @ p["mlp.fc2.weight"].T + p["mlp.fc2.bias"])
-
-
-def cubic(t: float) -> float:
-    """The convolution kernel of Keys with a = -3/4."""
-    t, a = abs(t), -0.75
-    if t < 1:
-        return (a + 2) * t**3 - (a + 3) * t**2 + 1
-    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
-
-
-def resize_matrix(cells: int) -> np.ndarray:
-    """(cells, 37): weights of the stored cells; the scale is (cells + 0.1) / 37, borders repeat."""
-    matrix = np.zeros((cells, 37))
-    for i in range(cells):
-        at = (i + 0.5) * 37 / (cells + 0.1) - 0.5
-        for tap in range(math.floor(at) - 1, math.floor(at) + 3):
-            matrix[i, min(max(tap, 0), 36)] += cubic(at - tap)
-    return matrix
-
-
-def positions_by_hand(vit: Any, rows: int, columns: int) -> np.ndarray:
-    stored = vit.pos_embed.detach().double().numpy()[0]
-    cells = stored[1:].reshape(37, 37, -1)
-    out = np.einsum("ia,jb,abc->ijc", resize_matrix(rows), resize_matrix(columns), cells)
-    return np.concatenate([stored[:1], out.reshape(rows * columns, -1)])
-
-
 @pytest.mark.parametrize("grid", [(4, 7), (23, 23), (5, 2), (41, 30)])
 def test_positions_are_resized_with_the_published_scale(vit: Any, grid: tuple[int, int]) -> None:
     found = vit.position(*grid).detach()[0]
-    np.testing.assert_allclose(found, positions_by_hand(vit, *grid), atol=1e-5)
+    np.testing.assert_allclose(found, positions_by_hand(vit.pos_embed, *grid), atol=1e-5)
 
 
 def test_positions_as_stored_for_the_stored_grid_alone(vit: Any) -> None:
@@ -97,22 +49,11 @@ def test_positions_as_stored_for_the_stored_grid_alone(vit: Any) -> None:
 
 def test_forward_against_the_formulas_in_float64(vit: Any) -> None:
     images = pixels(1, 2, 3, 42, 70)
-    p = {k: v.detach().double() for k, v in vit.state_dict().items()}
     with torch.inference_mode():
         found, token = vit(images)
     assert found.shape == (2, 24, 3, 5) and token.shape == (2, 24)
     for b in range(2):
-        weight = p["patch_embed.proj.weight"].reshape(24, -1)
-        cut = images[b].double().reshape(3, 3, 14, 5, 14)  # channel, row, y, column, x
-        patches = cut.permute(1, 3, 0, 2, 4).reshape(15, -1) @ weight.T
-        x = torch.cat([p["cls_token"][0], patches + p["patch_embed.proj.bias"]])
-        x = x + torch.from_numpy(positions_by_hand(vit, 3, 5))
-        for i in range(4):
-            here = f"blocks.{i}."
-            x = block_by_hand(
-                x, {k.removeprefix(here): v for k, v in p.items() if k.startswith(here)}, 3
-            )
-        x = normed(x, p, "norm")
+        x = tokens_by_hand(vit.state_dict(), images[b], 3)[-1]
         np.testing.assert_allclose(token[b], x[0], atol=2e-5)
         np.testing.assert_allclose(found[b].flatten(1).T, x[1:], atol=2e-5)
 

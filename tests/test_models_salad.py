@@ -17,6 +17,7 @@ pillow = pytest.importorskip("PIL.Image")
 
 import golden_parity  # noqa: E402
 from checkpoint_files import training_program  # noqa: E402
+from dinov2_formulas import tokens_by_hand  # noqa: E402
 from shared_data import SHARED  # noqa: E402
 
 from pyloc_core import models  # noqa: E402
@@ -388,3 +389,40 @@ def test_an_aggregator_of_another_seed_and_size(tmp_path: Path) -> None:
     write_case(tmp_path, golden, case, outputs)
     rows = golden_parity.run(tmp_path)
     assert len(rows) == 5 and all(row.ok for row in rows), golden_parity.table(rows)
+
+
+@needs_golden
+def test_the_network_of_another_seed_and_size(tmp_path: Path) -> None:
+    """ViT-S, an image squashed to sides that differ, all outputs in float64 from the published names."""
+    golden = golden_parity.load_module(GOLDEN / "golden.py", "golden_fixtures")
+    case = json.loads((GOLDEN / "cases" / "salad_full_322x322_s1.json").read_text())
+    shapes = shapes_of(models.create("salad", backbone="vits14", **HEADS["512+32"], hidden=40))
+    image = golden.random_image(8, 61, 150, "wide")
+    resized = pillow.fromarray(image).resize((126, 84), pillow.Resampling.BILINEAR)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    values = torch.from_numpy(((np.asarray(resized) / 255 - mean) / std).transpose(2, 0, 1))
+    entry = {"size_hw": [61, 150], "tag": "wide", "crc32": golden.image_crc(image)}
+    case |= {
+        "case": "salad_full_84x126_s8", "seed": 8, "input": {"image": entry},
+        "preprocessing": "squashed to 84x126 with Pillow bilinear",
+    }  # fmt: skip
+    drawn = golden.to_torch(golden.random_state(shapes, 8, case["state"]["scale"]))
+    of_head, of_vit = (
+        {k.removeprefix(start): v for k, v in drawn.items() if k.startswith(start)}
+        for start in ("aggregator.", "backbone.model.")
+    )
+    tokens = tokens_by_hand(of_vit, values, 6)
+    patches = tokens[-1][1:].T.reshape(384, 6, 9)
+    scores = two_layers(patches.flatten(1).numpy(), of_head, "score", 3)
+    outputs = {
+        "input": values[None].numpy(), "embed": tokens[0][None].numpy(),
+        "block0": tokens[1][None].numpy(), "cls": tokens[-1][:1].numpy(),
+        "patches": patches[None].numpy(),
+        "log_assignment": np.log(transport_by_hand(scores, float(of_head["dust_bin"]), 3))[None],
+        "descriptor": descriptor_by_hand(of_head, patches, tokens[-1][0], 3)[None],
+    }  # fmt: skip
+    case["state"]["shapes"] = shapes
+    write_case(tmp_path, golden, case, outputs)
+    rows = golden_parity.run(tmp_path)
+    assert len(rows) == 7 and all(row.ok for row in rows), golden_parity.table(rows)
+    assert all(row.error < 3e-5 for row in rows), golden_parity.table(rows)
