@@ -117,7 +117,7 @@ def test_resume_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_run_stops_when_held_out_pairs_do_not_improve(tmp_path: Path) -> None:
     """At a rate near zero nothing changes: the first loss stays the best up to rounding."""
     _, outcome = run(tmp_path, epochs=50, patience=2, learning_rate=1e-30, batch=8)
-    assert outcome.steps < 10 and "no better held-out loss in 2 epochs" in outcome.reason
+    assert outcome.steps < 10 and "no better held-out score in 2 epochs" in outcome.reason
     _, late = run(tmp_path / "late", max_minutes=1e-9)
     assert late.steps == 1 and late.reason == "max_minutes reached"
 

@@ -108,7 +108,7 @@ def _run(given: argparse.Namespace) -> int:
 
     from pyloc_core import set_num_threads
     from pyloc_core.training import recipe
-    from pyloc_core.training.loop import train
+    from pyloc_core.training.pair_training import train
 
     options = _options(given)
     if given.threads is not None:

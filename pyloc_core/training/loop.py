@@ -1,34 +1,61 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: one optimiser, a schedule, checkpoints, early stopping, one or many processes."""
+"""The training loop: one optimiser, a schedule, checkpoints, early stopping, one or many processes.
+
+It knows neither pairs nor places: a model that turns a batch into losses, a source of batches, a judge.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler
 
 from pyloc_core._extras import require
 from pyloc_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pyloc_core.training.distributed import Processes, processes
 from pyloc_core.training.loss import Batch
-from pyloc_core.training.options import TrainingOptions
-from pyloc_core.training.pairs import PairDataset, stack
+from pyloc_core.training.options import LoopOptions
 
 Save = Callable[[nn.Module, Path], None]
+# Calls a function of one argument in the run's precision.
+Call = Callable[[Callable[[Any], Any], Any], Any]
+
+
+class BatchSource(Protocol):
+    """What a run learns from."""
+
+    def steps(self, group: Processes) -> int:
+        """Steps of an epoch. ValueError when the processes cannot share a batch."""
+
+    def batches(self, epoch: int, first: int, group: Processes) -> Iterator[Batch]:
+        """This process's part of batch `first` of an epoch and of those after it, on the CPU.
+
+        A batch depends on the seed, the epoch and its number alone, so that a resumed run sees the same.
+        """
+
+
+class Judge(Protocol):
+    """What decides which weights are best."""
+
+    def __call__(
+        self, model: nn.Module, call: Call, group: Processes
+    ) -> tuple[float, dict[str, float]]:
+        """A score, smaller is better, and scalars to log; the same on every process."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: steps done, best held-out loss, why it stopped, held-out loss per epoch (of this
-    call), seconds over all calls, and whether this is process 0."""
+    """How a run ended: steps done, best held-out score (smaller is better; a loss, for pairs), why it
+    stopped, held-out score per epoch (of this call), seconds over all calls, whether this is process 0."""
 
     steps: int
     best: float
@@ -38,12 +65,12 @@ class Outcome:
     first: bool = True
 
 
-def train(
+def run_training(
     model: nn.Module,
-    training: PairDataset,
-    held_out: PairDataset,
+    source: BatchSource,
+    judge: Judge,
     folder: str | Path,
-    options: TrainingOptions,
+    options: LoopOptions,
     *,
     device: str | None = None,
     resume: bool = False,
@@ -51,26 +78,25 @@ def train(
     progress_bar: bool = True,
     tensorboard: bool = True,
 ) -> Outcome:
-    """Train a model that turns batches of pairs into losses (`GradNetPairLoss`, `DensePairLoss`).
+    """Train a model that turns batches into losses, one or several by name, which are summed.
 
-    Start it under torchrun for several processes: each gets its share of every batch, the gradients
-    are averaged, and the result is that of one process with the same `options.batch`.
+    Start it under torchrun for several processes: each gets its share of every batch, and the gradients
+    are averaged.
 
     Args:
-        training: pairs; `options.pairs_per_epoch` is its length.
-        held_out: pairs with `fresh=False` and another seed, for early stopping.
         folder: checkpoints and TensorBoard files; process 0 writes.
-        resume: go on from the folder's checkpoint, with the same bits as without the interruption.
-        save_best: called with the model and a path when the held-out loss is better than before;
+        resume: go on from the folder's checkpoint, with the same bits as without the interruption (on
+            the CPU; CUDA's sums may differ in rounding from run to run).
+        save_best: called with the model and a path when the judge's score is better than before;
             None writes best.safetensors with the model's state.
 
     Raises:
         ValueError: a batch that the processes cannot share, float16 without CUDA, a checkpoint that does
             not fit or was made with other options.
-        FloatingPointError: a loss that is not finite.
+        FloatingPointError: a gradient that is not finite.
     """
     with processes(device) as group:
-        run = _Run(model, training, held_out, Path(folder), options, group)
+        run = _Run(model, source, judge, Path(folder), options, group)
         run.save_best = save_best or _save_state
         if resume:
             run.load()
@@ -83,34 +109,27 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
-        training: PairDataset,
-        held_out: PairDataset,
+        source: BatchSource,
+        judge: Judge,
         folder: Path,
-        options: TrainingOptions,
+        options: LoopOptions,
         group: Processes,
     ) -> None:
-        if options.batch % group.count:
-            raise ValueError(f"batch {options.batch} does not divide over {group.count} processes")
-        if options.batch > len(training):
-            raise ValueError(f"batch {options.batch} exceeds the {len(training)} pairs of an epoch")
         if options.precision == "float16" and group.device.type != "cuda":
             raise ValueError("precision float16 needs CUDA; bfloat16 works on the CPU as well")
         self.options, self.group, self.folder = options, group, folder
+        self.source, self.judge, self.steps = source, judge, source.steps(group)
         self.model = model.to(group.device)
         self.wrapped: nn.Module = self.model
         if group.count > 1:
             self.wrapped = DistributedDataParallel(self.model)
-        self.training, self.held_out = training, held_out
         groups = getattr(self.model, "parameter_groups", self.model.parameters)()
-        self.optimizer = torch.optim.Adam(groups, lr=options.learning_rate)
+        self.optimizer = options.optimizer(groups)
         scaled = options.precision == "float16"
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=scaled)
         self.at = Progress()
         self.save_best: Save = _save_state
         self.history: list[float] = []
-        self.sampler: DistributedSampler[Any] = DistributedSampler(
-            training, group.count, group.rank, shuffle=True, seed=options.seed, drop_last=True
-        )
 
     def load(self) -> None:
         self.at, saved = load_checkpoint(self.folder, self.model, self.optimizer, self.scaler)
@@ -133,11 +152,10 @@ class _Run:
     def train(self, bar: bool, tensorboard: bool) -> Outcome:
         writer = _writer(self.folder, self.at.step) if tensorboard else None
         start = time.perf_counter() - self.at.seconds
-        steps = len(self.training) // self.options.batch
         reason = "all epochs done"
         try:
             while self.at.epoch < self.options.epochs:
-                out_of_time = self._epoch(steps, start, bar, writer)
+                out_of_time = self._epoch(start, bar, writer)
                 if out_of_time:
                     reason = "max_minutes reached"
                     if self.at.step_in_epoch:
@@ -147,7 +165,7 @@ class _Run:
                 self.at = replace(self.at, epoch=self.at.epoch + 1, step_in_epoch=0)
                 self._checkpoint(start)
                 if self.at.epochs_without_gain >= self.options.patience:
-                    reason = f"no better held-out loss in {self.options.patience} epochs"
+                    reason = f"no better held-out score in {self.options.patience} epochs"
                     break
         finally:
             if writer is not None:
@@ -157,14 +175,16 @@ class _Run:
             self.at.step, self.at.best, reason, tuple(self.history), seconds, self.group.first
         )
 
-    def _epoch(self, steps: int, start: float, bar: bool, writer: Any) -> bool:
+    def _epoch(self, start: float, bar: bool, writer: Any) -> bool:
         """The steps that remain of an epoch; True when the time is up."""
         options, shown = self.options, None
         if bar:
             tqdm = require("tqdm", "a progress bar").tqdm
-            shown = tqdm(total=steps, initial=self.at.step_in_epoch, desc=f"Epoch {self.at.epoch}")
+            shown = tqdm(
+                total=self.steps, initial=self.at.step_in_epoch, desc=f"Epoch {self.at.epoch}"
+            )
         self.model.train()
-        for batch in self._batches(steps):
+        for batch in self._batches():
             losses, norm = self._step(batch)
             self.at.step_in_epoch += 1
             self.at.step += 1
@@ -187,19 +207,11 @@ class _Run:
             shown.close()
         return False
 
-    def _batches(self, steps: int) -> Iterator[Batch]:
-        """This process's part of the batches that are left in the epoch."""
-        self.training.set_epoch(self.at.epoch)
-        self.sampler.set_epoch(self.at.epoch)
-        share = self.options.batch // self.group.count
-        order = list(self.sampler)
-        batches = [order[i * share : (i + 1) * share] for i in range(self.at.step_in_epoch, steps)]
-        loader = DataLoader(
-            self.training, batch_sampler=batches, num_workers=self.options.workers,
-            collate_fn=stack,
-        )  # fmt: skip
-        for batch in loader:
-            yield {k: v.to(self.group.device, non_blocking=True) for k, v in batch.items()}
+    def _batches(self) -> Iterator[Batch]:
+        """This process's part of the batches that are left in the epoch, on its device."""
+        at, device = self.at, self.group.device
+        for batch in self.source.batches(at.epoch, at.step_in_epoch, self.group):
+            yield {k: v.to(device, non_blocking=True) for k, v in batch.items()}
 
     def _step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Forward, backward, clipped step; mean losses of this process and the gradient's norm."""
@@ -207,11 +219,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("factor", 1.0) * options.rate(self.at.epoch, self.at.step)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = {k: v.mean() for k, v in self._forward(self.wrapped, batch).items()}
-        total = torch.stack(list(losses.values())).sum()
-        self.scaler.scale(total).backward()
+        with _seeded([options.seed, self.at.step, self.group.rank], self.group.device):
+            losses = {k: v.mean() for k, v in self._call(self.wrapped, batch).items()}
+            total = torch.stack(list(losses.values())).sum()
+            self.scaler.scale(total).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+        limit = float("inf") if options.clip_norm is None else options.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         # A scaler skips steps whose gradients overflowed and tries a smaller scale.
         if not scaled and not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient of step {self.at.step} is not finite")
@@ -219,29 +233,22 @@ class _Run:
         self.scaler.update()
         return {k: v.detach() for k, v in losses.items()}, norm
 
-    def _forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
         kind = getattr(torch, self.options.precision)
         low = self.options.precision != "float32"
         with torch.autocast(self.group.device.type, dtype=kind if low else None, enabled=low):
-            return dict(model(batch))
+            return function(argument)
 
     @torch.no_grad()
     def _judge(self, writer: Any) -> None:
-        """Loss on the held-out pairs; keeps the weights when it is the best."""
+        """The judge's score; keeps the weights when it is the best."""
         self.model.eval()
-        sums: dict[str, Tensor] = {}
-        for index in range(self.group.rank, len(self.held_out), self.group.count):
-            item = {k: v.to(self.group.device) for k, v in stack([self.held_out[index]]).items()}
-            for name, value in self._forward(self.model, item).items():
-                sums[name] = sums.get(name, torch.zeros_like(value[0])) + value[0]
-        summed = self.group.total(torch.stack(list(sums.values())).double())
-        means = dict(zip(sums, (summed / len(self.held_out)).tolist()))
-        loss = sum(means.values())
-        self.history.append(loss)
+        score, values = self.judge(self.model, self._call, self.group)
+        self.history.append(score)
         if writer is not None:
-            _write(writer, {f"held_out/{k}": v for k, v in means.items()}, self.at.step)
-        if loss < self.at.best:
-            self.at = replace(self.at, best=loss, epochs_without_gain=0)
+            _write(writer, {f"held_out/{k}": v for k, v in values.items()}, self.at.step)
+        if score < self.at.best:
+            self.at = replace(self.at, best=score, epochs_without_gain=0)
             if self.group.first:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self.save_best(self.model, self.folder / "best.safetensors")
@@ -254,6 +261,15 @@ class _Run:
             save_checkpoint(
                 self.folder, self.model, self.optimizer, self.scaler, self.at, asdict(self.options)
             )
+
+
+@contextmanager
+def _seeded(seeds: list[int], device: torch.device) -> Iterator[None]:
+    """Torch's generators for dropout and the like: a step draws the same in a resumed run."""
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+        yield
 
 
 def _save_state(model: nn.Module, path: Path) -> None:

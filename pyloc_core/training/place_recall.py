@@ -1,0 +1,135 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Recall on held-out pictures: what a run for place recognition is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from pyloc_core.training.distributed import Processes
+from pyloc_core.training.loop import Call
+from pyloc_core.training.options import check_int
+from pyloc_core.training.pictures import PictureTable
+from pyloc_core.training.place_batches import as_tensor, square
+
+RADIUS = 25.0  # metres: the usual rule, used by the thesis, section 4.2.2
+
+
+class RecallJudge:
+    """Recall@k: the share of queries with a picture of the same place among the k nearest others.
+
+    The score is 1 - recall@1. A query that nothing in the database can answer does not count.
+
+    Args:
+        table: held-out pictures. With `radius` the right answers are those within so many metres,
+            otherwise those of the same place.
+        size: side of the pictures; `batch` how many are described at a time.
+        radius: in metres; None for places. The table must have what is asked for.
+        at: which k.
+        workers: processes that read pictures; 0 reads them in line.
+
+    Raises:
+        ValueError: a table without places (positions), or no query that can be answered.
+    """
+
+    def __init__(
+        self,
+        table: PictureTable,
+        *,
+        size: int = 224,
+        batch: int = 32,
+        radius: float | None = None,
+        at: Sequence[int] = (1, 5, 10),
+        workers: int = 0,
+    ) -> None:
+        check_int("size", size, 1)
+        check_int("batch", batch, 1)
+        if radius is None and table.place is None:
+            raise ValueError("held-out pictures need places, or positions and a radius")
+        if radius is not None and table.positions is None:
+            raise ValueError("held-out pictures need positions for a radius")
+        self.table, self.radius, self.at = table, radius, tuple(at)
+        self.size, self.batch, self.workers = size, batch, workers
+        n = len(table)
+        self.queries = np.arange(n) if table.query is None else np.flatnonzero(table.query)
+        self.database = np.arange(n) if table.query is None else np.flatnonzero(~table.query)
+        able = np.concatenate(
+            [self._right(q[:, None], self.database[None]).any(1) for q in self._parts()]
+        )
+        self.unanswerable = int((~able).sum())
+        self.queries = self.queries[able]
+        if not len(self.queries):
+            raise ValueError("no held-out query has a picture of the same place in the database")
+
+    def __call__(
+        self, model: nn.Module, call: Call, group: Processes
+    ) -> tuple[float, dict[str, float]]:
+        describe: Any = model.describe
+        found = recall(self, self._described(lambda x: call(describe, x), group))
+        return 1 - found[self.at[0]], {f"recall_at_{k}": v for k, v in found.items()}
+
+    @torch.no_grad()
+    def _described(self, describe: Callable[[Tensor], Tensor], group: Processes) -> Tensor:
+        """(N, D) descriptors; the processes share the work."""
+        own = list(range(group.rank, len(self.table), group.count))
+        loader = DataLoader(
+            _Pictures(self.table, self.size, own), self.batch, num_workers=self.workers,
+            generator=torch.Generator(),
+        )  # fmt: skip
+        parts = [describe(images.to(group.device)).float() for images in loader]
+        size = group.total(torch.tensor([max((p.shape[1] for p in parts), default=0)]).to(
+            group.device))  # fmt: skip
+        every = torch.zeros(len(self.table), int(size) // group.count, device=group.device)
+        if parts:
+            every[own] = torch.cat(parts)
+        return group.total(every)
+
+    def _parts(self) -> list[npt.NDArray[Any]]:
+        return np.array_split(self.queries, -(-len(self.queries) // 256))
+
+    def _right(self, query: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether other pictures answer queries; a picture never answers itself."""
+        table = self.table
+        if self.radius is None:
+            assert table.place is not None
+            same = (table.place[query] == table.place[other]) & (table.place[query] >= 0)
+        else:
+            assert table.positions is not None
+            offset = table.positions[query] - table.positions[other]
+            same = np.hypot(offset[..., 0], offset[..., 1]) <= self.radius
+            if table.cities is not None:  # each has its own coordinates
+                same &= table.cities[query] == table.cities[other]
+        return np.asarray(same & (query != other))
+
+
+def recall(judge: RecallJudge, descriptors: Tensor) -> dict[int, float]:
+    """Recall@k of descriptors (N, D) of unit length of a judge's pictures, by dot product."""
+    database = torch.from_numpy(judge.database).to(descriptors.device)
+    k = min(max(judge.at), len(judge.database))
+    hits = np.zeros(k)
+    for part in judge._parts():
+        query = torch.from_numpy(part).to(descriptors.device)
+        similar = descriptors[query] @ descriptors[database].T
+        similar.masked_fill_(query[:, None] == database, -torch.inf)
+        nearest = judge.database[similar.topk(k, dim=1).indices.cpu().numpy()]
+        first = np.maximum.accumulate(judge._right(part[:, None], nearest), axis=1)
+        hits += first.sum(0)
+    return {at: float(hits[min(at, k) - 1]) / len(judge.queries) for at in judge.at}
+
+
+class _Pictures(Dataset[Tensor]):
+    def __init__(self, table: PictureTable, size: int, chosen: Sequence[int]) -> None:
+        self.table, self.size, self.chosen = table, size, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return as_tensor(square(self.table.pictures.read(self.chosen[index]), self.size))
