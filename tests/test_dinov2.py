@@ -130,6 +130,8 @@ def test_weights_of_dinov2_load_under_any_prefix(vit: Any, tmp_path: Path) -> No
 def test_bad_sizes_and_images(vit: Any) -> None:
     with pytest.raises(ValueError, match="no DINOv2 'vitb16' here; did you mean vitb14"):
         DINOv2("vitb16")
+    with pytest.raises(TypeError, match="a name or a ViTSize"):
+        DINOv2(14)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple of heads"):
         DINOv2(ViTSize(10, 2, 3))
     for bad in (5, -1):

@@ -122,6 +122,18 @@ def test_sizes_of_the_thesis() -> None:
     }  # fmt: skip
 
 
+def test_the_score_of_the_dustbin_moves_nothing() -> None:
+    """Rows are updated first, which takes up what is constant along a row: z has no gradient."""
+    head = SALADHead(8, **HEADS["512+32"]).eval()
+    patches, token = noise(1, 2, 8, 6, 6), noise(2, 2, 8)
+    before = head(patches, token)
+    (gradient,) = torch.autograd.grad(before.cumsum(1).square().sum(), [head.dust_bin])
+    assert abs(float(gradient)) < 1e-3
+    with torch.no_grad():
+        head.dust_bin.fill_(-6.0)
+    torch.testing.assert_close(head(patches, token), before, atol=1e-6, rtol=0)
+
+
 def test_head_refuses_what_it_cannot_assign() -> None:
     head = SALADHead(8, **HEADS["512+32"]).eval()
     with pytest.raises(ValueError, match="more patches than clusters, got 4 x 4 patches for 16"):
@@ -291,7 +303,7 @@ def test_the_last_blocks_and_the_head_are_trained() -> None:
     frozen = {n: v.clone() for n, v in model.named_parameters() if n not in names}
     optimizer = torch.optim.AdamW(model.parameters_to_train(), lr=1e-3)
     before = model.global_descriptors([picture(1, 84, 84), picture(2, 84, 84)])
-    assert model.training, "descriptors leave the mode as it was"
+    assert all(module.training for module in model.modules()), "the mode is as it was"
     np.testing.assert_array_equal(before, model.global_descriptors(
         [picture(1, 84, 84), picture(2, 84, 84)]
     ), "and are not drawn with dropout")  # fmt: skip

@@ -203,9 +203,10 @@ class DINOv2(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 1 + n, C): class token and patches with their positions, before the first block."""
         rows, columns = self.grid(images)
-        patches = self.patch_embed(images)
-        token = self.cls_token.expand(len(images), -1, -1).to(patches.dtype)
-        tokens = torch.cat([token, patches], 1)
+        token = self.cls_token.expand(len(images), -1, -1)
+        # Under autocast the patches come in half precision; the sum of all blocks stays as wide as the
+        # parameters.
+        tokens = torch.cat([token, self.patch_embed(images).to(token.dtype)], 1)
         return tokens + self.position(rows, columns).to(tokens.dtype)
 
     def _tapped(self, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
@@ -252,6 +253,8 @@ def vit_size(size: str | ViTSize) -> ViTSize:
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(SIZES)}"
             raise ValueError(f"there is no DINOv2 {size!r} here; {hint}")
         return SIZES[size]
+    if not isinstance(size, ViTSize):
+        raise TypeError(f"the size of a DINOv2 is a name or a ViTSize, got {size!r}")
     if min(size.channels, size.depth, size.heads) < 1 or size.channels % size.heads:
         raise ValueError(f"channels must be a multiple of heads, all of them positive, got {size}")
     return size

@@ -57,6 +57,8 @@ class SALAD(Network):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(backbone, str):
+            raise TypeError(f"backbone must be a name, got {backbone!r}")
         self.size = _image_size(size)
         self._config = {
             "backbone": backbone, "num_clusters": num_clusters, "cluster_dim": cluster_dim,
@@ -194,13 +196,14 @@ class SALAD(Network):
     def _evaluation(self) -> Iterator[None]:
         """Evaluation mode, no gradients; descriptors asked for in the middle of training are not drawn
         with dropout."""
-        training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.inference_mode():
                 yield
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training
 
 
 class CliqueMining(SALAD):
