@@ -35,6 +35,7 @@ class PoseEstimate:
         energy: the smoothed energy (Eq. 4.9) that graduated non-convexity reached; 0 elsewhere.
         num_usable: points whose map or match carried information.
         num_consistent: of those, the ones that agree with the pose.
+        scene: of a map of several scenes, the one whose frame of reference the pose is in.
     """
 
     cam_from_world: Any
@@ -49,6 +50,7 @@ class PoseEstimate:
     energy: float = 0.0
     num_usable: int = 0
     num_consistent: int = 0
+    scene: str = ""
 
     def like(self, *sources: _arrays.ArrayIn) -> PoseEstimate:
         """The estimate with arrays of the caller's kind: torch if any of the sources was torch."""

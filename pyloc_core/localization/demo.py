@@ -16,10 +16,11 @@ import numpy as np
 from pyloc_core._build import build_info, get_num_threads
 from pyloc_core._extras import require
 from pyloc_core.localization.images import read_image
-from pyloc_core.localization.localizer import Localization, Localizer
+from pyloc_core.localization.localizer import Localizer
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import MapOptions
 from pyloc_core.localization.poses_file import pose_entry, standard_deviations, write_poses
+from pyloc_core.localization.result import Localization
 from pyloc_core.localization.scene import Query, Scene
 from pyloc_core.pose import PoseEstimate, pose_error
 

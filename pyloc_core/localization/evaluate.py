@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from pyloc_core._extras import require
 from pyloc_core.localization.images import fit_size, reader_for
-from pyloc_core.localization.localizer import Localization, Localizer
+from pyloc_core.localization.localizer import Localizer
 from pyloc_core.localization.methods import BASELINES, Comparison, timed
 from pyloc_core.localization.options import LocalizerOptions, MapOptions
+from pyloc_core.localization.result import Localization
 from pyloc_core.localization.scene import Query, Scene
 from pyloc_core.pose import PoseEstimate, pose_error
 

@@ -102,3 +102,15 @@ class Descriptor(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """Name and parameters, to tell whether a saved map was built with an equal descriptor."""
+
+
+@runtime_checkable
+class GlobalDescriptor(Protocol):
+    """Any object that describes an image as a whole, so that inner products of the unit vectors tell
+    which images show the same place. One with `in_colour = False` is given luma instead of RGB."""
+
+    def global_descriptor(self, image: npt.NDArray[Any]) -> Any:
+        """(D,) of an image (H, W) or (H, W, 3), uint8."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and parameters, to tell whether a saved map was built with an equal object."""

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +13,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core.camera import Camera, as_camera
-from pyloc_core.localization import retrieval
+from pyloc_core.localization import nearby
+from pyloc_core.localization.coarse_stage import CoarseStage, Photo
+from pyloc_core.localization.covisibility import covisibility_clusters
 from pyloc_core.localization.features import Features
 from pyloc_core.localization.images import check_image, fit_size, read_image
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.mixture import mix
 from pyloc_core.localization.options import LocalizerOptions, with_overrides
 from pyloc_core.localization.reference_patches import FinePatches
+from pyloc_core.localization.result import Clock, Localization
 from pyloc_core.localization.rootsift import descriptor_from
-from pyloc_core.localization.selection import Candidates, best_of, choose_points
+from pyloc_core.localization.selection import Candidates
+from pyloc_core.localization.whole_images import WholeImages, network_for
 from pyloc_core.maps import LossMaps
-from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.local_loss_maps import local_loss_maps
-from pyloc_core.ops.loss_maps import loss_maps
-from pyloc_core.ops.match import match
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.pose import PoseEstimate, as_cam_from_world, transform_points
 
 Array = npt.NDArray[np.float64]
-STAGES = (
-    "retrieve", "describe", "coarse_maps", "msac", "coarse_gnc", "fine_maps", "fine_gnc", "total",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Localization:
-    """A result with everything it was made of. N points of the map.
-
-    Attributes:
-        estimate: the pose, as `Localizer.localize` returns it; its `inlier_probability` is (N,).
-        coarse: the pose after the coarse stage alone.
-        point_indices: (N,) rows of the map's points; `xyz` (N, 3) their coordinates.
-        views: reference images that were compared, nearest first.
-        coarse_maps: N loss maps over the whole photo, None when the photo has no candidates.
-        fine_maps: N loss maps in windows, empty for points outside the photo; None without a fine
-            stage.
-        camera: of the photo as given.
-        coarse_camera, fine_camera: over the pixels that the cells of the maps cover (`Features.camera`):
-            what belongs to `coarse_maps` and `fine_maps`.
-    """
-
-    estimate: PoseEstimate
-    coarse: PoseEstimate
-    point_indices: npt.NDArray[np.int64]
-    xyz: Array
-    views: npt.NDArray[np.int64]
-    coarse_maps: LossMaps | None
-    fine_maps: LossMaps | None
-    camera: Camera
-    coarse_camera: Camera
-    fine_camera: Camera
-
-    def project(self) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Reprojections (N, 2) in the photo's pixels under the estimate, and (N,) depth > 0."""
-        local = transform_points(self.estimate.cam_from_world, self.xyz)
-        xy, front = self.camera.project(local)
-        return np.asarray(xy), np.asarray(front)
-
-
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] += now - self.last
-        self.last = now
-        self.seconds["total"] = now - self.start
 
 
 class Localizer:
@@ -92,9 +41,13 @@ class Localizer:
         model: the map.
         descriptor: what the map was built with; None makes the one that the map names, which works
             for `DenseRootSIFT`.
+        global_descriptor: what the map was built with, None if with nothing.
         options: `LocalizerOptions`; single ones can be given by name.
 
-    Raises ValueError when the descriptor is not the map's, TypeError for an unknown option.
+    A photo is compared with several clusters of reference images that look like it, since the nearest
+    one may show another place; the pose with the largest gain is taken (`Localization.clusters`).
+
+    Raises ValueError when a descriptor is not the map's, TypeError for an unknown option.
     """
 
     def __init__(
@@ -102,6 +55,7 @@ class Localizer:
         model: Map,
         descriptor: Any = None,
         *,
+        global_descriptor: Any = None,
         options: LocalizerOptions | None = None,
         **overrides: Any,
     ) -> None:
@@ -110,6 +64,9 @@ class Localizer:
         self.map = model
         self.descriptor = descriptor_from(descriptor, model.descriptor)
         self.options = with_overrides(options or LocalizerOptions(), overrides)
+        network = network_for(global_descriptor, model.global_descriptor)
+        self._whole = WholeImages(self.descriptor, network, model.vocabulary)
+        self._coarse = CoarseStage(model, self.descriptor, self.options)
         self._fine = FinePatches(model, self.descriptor, self.options)
 
     def localize(
@@ -118,6 +75,7 @@ class Localizer:
         camera: Any,
         prior: Any = None,
         *,
+        scene: str | None = None,
         seed: int = 0,
         num_threads: int | None = None,
     ) -> PoseEstimate:
@@ -128,20 +86,22 @@ class Localizer:
             camera: its `Camera` (or what `as_camera` takes), of the image's size.
             prior: (3, 4) approximate cam_from_world: chooses the reference images instead of the
                 global descriptor, and takes part as one hypothesis.
+            scene: name of the map's scene to look in, None for all; needed with a prior where there
+                are several.
             seed: of the sampling; the same seed gives the same bits on any thread count.
             num_threads: None for the default of the process.
 
         Returns:
-            PoseEstimate in the map's frame. `inlier_probability` is (N,) over the points used;
-            `timings` holds seconds for retrieve, describe, coarse_maps, msac, coarse_gnc, fine_maps,
-            fine_gnc and total. Without success the reason says which stage found no answer.
+            PoseEstimate in the map's frame; of a map of several scenes, in the frame of the one that
+            its `scene` names. `inlier_probability` is (N,) over the points used; `timings` holds the
+            seconds of each of `STAGES`. Without success the reason says which stage found no answer.
 
         Raises:
             ValueError, TypeError: an unreadable image, a size that is not the camera's, a prior that
             is no pose.
         """
         return self.localize_detailed(
-            image, camera, prior, seed=seed, num_threads=num_threads
+            image, camera, prior, scene=scene, seed=seed, num_threads=num_threads
         ).estimate
 
     def localize_detailed(
@@ -150,6 +110,7 @@ class Localizer:
         camera: Any,
         prior: Any = None,
         *,
+        scene: str | None = None,
         seed: int = 0,
         num_threads: int | None = None,
     ) -> Localization:
@@ -162,86 +123,102 @@ class Localizer:
                 f"{camera.width} x {camera.height}"
             )
         start = None if prior is None else as_cam_from_world(prior, "prior")
-        clock = _Clock()
+        clock = Clock()
         pixels = fit_size(pixels, self.map.options.max_size)
         scaled = camera if pixels.shape[:2] == camera.size else camera.resized(pixels.shape[:2])
         levels = list(self.descriptor.dense(pixels))
         clock.lap("describe")
-        views = self.nearby_views(levels[0], start)
-        candidates = choose_points(self.map, views, self.options.max_points)
-        clock.lap("retrieve")
-        found = self._coarse(candidates, views, levels[0], scaled, start, seed, num_threads, clock)
+        photo = Photo(levels[0], scaled, start, seed, num_threads, clock)
+        views = self.clusters(levels[0], pixels, start, scene, clock, num_threads)
+        found = self._coarse.locate(views, photo)
         if found.estimate.success and len(levels) > 1:
             found = self._refined(found, levels, scaled, num_threads, clock)
         timed = replace(found.estimate, timings=dict(clock.seconds))
         return replace(found, estimate=timed, camera=camera)
 
-    def nearby_views(self, coarse: Features, prior: Array | None) -> npt.NDArray[np.int64]:
-        """The `num_views` reference images nearest to a photo, nearest first."""
-        if prior is not None:
-            ranked = retrieval.rank_by_prior(prior, self.map.cam_from_world)
-        elif len(self.map.vocabulary):
-            query = retrieval.global_descriptor(coarse, self.map.vocabulary)
-            ranked = retrieval.rank_by_descriptor(query, self.map.global_descriptors)
-        else:  # a map without retrieval: all of it
-            return np.arange(len(self.map.cameras))
-        return ranked[: self.options.num_views]
+    def nearby_views(
+        self,
+        coarse: Features,
+        prior: Array | None,
+        *,
+        image: npt.NDArray[Any] | None = None,
+        scene: str | None = None,
+        num_threads: int | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """The `num_views` reference images nearest to a photo, nearest first, all of one scene.
+
+        `image`: the photo's pixels, for a map with a `GlobalDescriptor`.
+        """
+        label = self._scene_label(scene, prior)
+        ranked = self._ranked(coarse, image, prior, label, num_threads)
+        of_first = self.map.view_scene[ranked] == self.map.view_scene[ranked[:1]]
+        ranked = ranked[of_first]
+        return ranked[: self.options.num_views] if self._finds(prior) else ranked
+
+    def clusters(
+        self,
+        coarse: Features,
+        image: npt.NDArray[Any] | None,
+        prior: Array | None,
+        scene: str | None,
+        clock: Clock,
+        num_threads: int | None,
+    ) -> list[npt.NDArray[np.int64]]:
+        """The reference images to compare a photo with, cluster by cluster."""
+        label = self._scene_label(scene, prior)
+        ranked = self._ranked(coarse, image, prior, label, num_threads)
+        clock.lap("retrieve")
+        options = self.options
+        groups = covisibility_clusters(self.map, ranked, options.min_shared_points)
+        most = options.num_views if self._finds(prior) else None
+        return [views[:most] for views in groups[: options.max_clusters]]
+
+    def _finds(self, prior: Array | None) -> bool:
+        """Whether there is anything to choose reference images by."""
+        return prior is not None or self._whole.exist
+
+    def _ranked(
+        self,
+        coarse: Features,
+        image: npt.NDArray[Any] | None,
+        prior: Array | None,
+        label: int | None,
+        num_threads: int | None,
+    ) -> npt.NDArray[np.int64]:
+        """Reference images, nearest first: `top_k`, or all of a map without retrieval."""
+        model, count = self.map, max(self.options.top_k, self.options.num_views)
+        if prior is not None or not self._whole.exist:
+            views = np.arange(len(model.cameras))
+            if label is not None:
+                views = np.flatnonzero(model.view_scene == label)
+            if prior is None:
+                return views
+            return views[nearby.rank_by_prior(prior, model.cam_from_world[views])][:count]
+        if image is None and self._whole.network is not None:
+            raise ValueError("image is needed: the map's global descriptor looks at pixels")
+        query = self._whole.describe(image, coarse)  # type: ignore[arg-type]
+        return nearby.ranked_views(model, query, count, label, num_threads)
+
+    def _scene_label(self, scene: str | None, prior: Array | None) -> int | None:
+        scenes = self.map.scenes
+        if scene is None:
+            if prior is not None and len(scenes) > 1:
+                raise ValueError(
+                    f"scene is needed with a prior: the map holds {', '.join(scenes)}, each in a frame "
+                    "of its own"
+                )
+            return None
+        if scene not in scenes:
+            close = difflib.get_close_matches(str(scene), scenes, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(scenes)}"
+            raise ValueError(f"the map has no scene {scene!r}{hint}")
+        return scenes.index(scene) if len(scenes) > 1 else None
 
     def coarse_maps(
         self, candidates: Candidates, coarse: Features, num_threads: int | None = None
     ) -> LossMaps:
-        """One loss map per point over the whole photo.
-
-        Of a point's descriptors (views x scales) the one with the most probable peak is taken.
-        """
-        beta = float(self.descriptor.beta[0])
-        tried = candidates.first(self.options.coarse_views)
-        described = np.asarray(self.map.coarse[tried.obs], np.float32)
-        count, scales, depth = described.shape
-        flat = described.reshape(count * scales, depth)
-        peaks = match(flat, coarse.values, temperature=1 / beta, num_threads=num_threads)
-        owner = np.repeat(tried.owner, scales)
-        score = np.asarray(peaks.log_probability, np.float64)
-        best = best_of(owner, score, len(candidates.points))
-        return loss_maps(
-            flat[best], coarse.values, temperature=1 / beta, max_entries=self.options.max_entries,
-            num_threads=num_threads,
-        )  # fmt: skip
-
-    def _coarse(
-        self,
-        candidates: Candidates,
-        views: npt.NDArray[np.int64],
-        coarse: Features,
-        camera: Camera,
-        prior: Array | None,
-        seed: int,
-        num_threads: int | None,
-        clock: _Clock,
-    ) -> Localization:
-        xyz, over = self.map.xyz[candidates.points], coarse.camera(camera)
-        if not len(xyz):
-            nothing = PoseEstimate.failed("no point of the map is seen by the chosen images", 0)
-            return Localization(
-                nothing, nothing, candidates.points, xyz, views, None, None, camera, over, over
-            )
-        maps = self.coarse_maps(candidates, coarse, num_threads)
-        clock.lap("coarse_maps")
-        first = estimate_pose(maps, xyz, over, seed=seed, initial=prior, num_threads=num_threads)
-        clock.lap("msac")
-        if first.success:
-            sigma = self.options.sigma_coarse
-            first = refine_pose(
-                maps, xyz, over, first.cam_from_world, sigma_max=sigma[0], sigma_min=sigma[1],
-                num_threads=num_threads,
-            )  # fmt: skip
-        clock.lap("coarse_gnc")
-        if not first.success:
-            first = replace(first, reason=f"coarse stage: {first.reason}")
-        first = replace(first, timings=dict(clock.seconds))
-        return Localization(
-            first, first, candidates.points, xyz, views, maps, None, camera, over, over
-        )
+        """One loss map per point over the whole photo."""
+        return self._coarse.loss_maps(candidates, coarse, num_threads)
 
     def _refined(
         self,
@@ -249,7 +226,7 @@ class Localizer:
         levels: list[Features],
         camera: Camera,
         num_threads: int | None,
-        clock: _Clock,
+        clock: Clock,
     ) -> Localization:
         """Fine rounds around the coarse pose; the coarse result where they find nothing."""
         options, fine = self.options, levels[-1]
@@ -267,6 +244,7 @@ class Localizer:
                 reason = f"fine stage: {refined.reason}"
                 failed = replace(found.estimate, success=False, reason=reason)
                 return replace(found, estimate=failed, fine_maps=maps, fine_camera=over)
+            refined = replace(refined, scene=found.estimate.scene)
             found = replace(found, estimate=refined, fine_maps=maps, fine_camera=over)
             if _moved(found.xyz, over, pose, refined, fine) <= options.window / 8:
                 break

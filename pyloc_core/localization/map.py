@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy.typing as npt
 
 from pyloc_core.camera import Camera
 from pyloc_core.localization.options import MapOptions, with_overrides
+from pyloc_core.retrieval import Index
 
 Array = npt.NDArray[np.float64]
 
@@ -23,7 +26,9 @@ Array = npt.NDArray[np.float64]
 class Map:
     """A model that photos are localized against. N points, V reference images, O observations.
 
-    Made by `Map.build` from a COLMAP model, by `Map.from_arrays`, or by `Map.load`.
+    Made by `Map.build` from a COLMAP model, by `Map.from_arrays`, by `Map.merge`, or by `Map.load`. A
+    merged map holds several scenes, each with a frame of reference of its own: coordinates and poses of
+    different scenes have nothing to do with each other.
 
     Attributes:
         xyz: (N, 3) float64 world points; their unit is the unit of every pose.
@@ -37,9 +42,15 @@ class Map:
         image_names, cameras, cam_from_world: of the V reference images; the cameras belong to the
             images as described, shrunk to `options.max_size`.
         images: V arrays (H, W) uint8, or empty when they are not needed.
-        vocabulary: (words, D) float32; `global_descriptors` (V, words * D) float16.
+        vocabulary: (words, D) float32, empty with a global descriptor of another kind.
+        global_descriptors: (V, D) float16, what finds the images near a photo; D = 0 for none.
         descriptor: `to_dict()` of the descriptor it was built with.
         options: what it was built with.
+        global_descriptor: `to_dict()` of the global descriptor it was built with; None for a VLAD with
+            the map's own vocabulary.
+        scenes: names of the scenes; ("",) for a map that was not merged.
+        view_scene, point_scene: (V,) and (N,) int32 positions in `scenes`.
+        index: what searches the global descriptors, None for inner products with all of them.
     """
 
     xyz: Array
@@ -57,6 +68,16 @@ class Map:
     global_descriptors: npt.NDArray[np.float16]
     descriptor: dict[str, Any]
     options: MapOptions = field(default_factory=MapOptions)
+    global_descriptor: dict[str, Any] | None = None
+    scenes: tuple[str, ...] = ("",)
+    view_scene: npt.NDArray[np.int32] = None  # type: ignore[assignment]
+    point_scene: npt.NDArray[np.int32] = None  # type: ignore[assignment]
+    index: Index | None = None
+
+    def __post_init__(self) -> None:
+        for name, count in (("view_scene", len(self.cameras)), ("point_scene", len(self.xyz))):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros(count, np.int32))
 
     def __len__(self) -> int:
         return len(self.xyz)
@@ -87,6 +108,7 @@ class Map:
             "images": len(self.cameras),
             "observations": len(self.obs_view),
             "descriptor": self.descriptor.get("name", "?"),
+            "scenes": list(self.scenes),
             "megabytes": round(sum(a.nbytes for a in arrays) / 1e6, 2),
         }
 
@@ -97,6 +119,7 @@ class Map:
         image_folder: str | Path,
         *,
         descriptor: Any = None,
+        global_descriptor: Any = None,
         options: MapOptions | None = None,
         progress: bool = True,
         **overrides: Any,
@@ -108,6 +131,8 @@ class Map:
                 `pycolmap.Reconstruction`.
             image_folder: where the model's image names lie.
             descriptor: None for `DenseRootSIFT`; see `Descriptor` for what to pass otherwise.
+            global_descriptor: what finds the images near a photo (see `GlobalDescriptor`); None for
+                a VLAD of the descriptor with a vocabulary learned from these images.
             options: `MapOptions`; single ones can be given by name as well.
             progress: show a bar.
 
@@ -119,8 +144,10 @@ class Map:
 
         chosen = with_overrides(options or MapOptions(), overrides)
         in_colour = bool(getattr(descriptor, "in_colour", False))
+        if global_descriptor is not None:
+            in_colour |= bool(getattr(global_descriptor, "in_colour", True))
         arrays = arrays_of_model(model, Path(image_folder), in_colour=in_colour)
-        return build_map(arrays, descriptor, chosen, progress)
+        return build_map(arrays, descriptor, chosen, progress, global_descriptor)
 
     @classmethod
     def from_arrays(
@@ -135,6 +162,7 @@ class Map:
         images: Sequence[npt.NDArray[Any]] | Callable[[int], npt.NDArray[Any]],
         point_ids: Any = None,
         descriptor: Any = None,
+        global_descriptor: Any = None,
         options: MapOptions | None = None,
         progress: bool = False,
         **overrides: Any,
@@ -162,12 +190,50 @@ class Map:
             images,
             point_ids,
         )
-        return build_map(
-            arrays, descriptor, with_overrides(options or MapOptions(), overrides), progress
-        )
+        chosen = with_overrides(options or MapOptions(), overrides)
+        return build_map(arrays, descriptor, chosen, progress, global_descriptor)
+
+    @classmethod
+    def merge(cls, maps: Mapping[str, Map], *, descriptor: Any = None) -> Map:
+        """One map of several, whose frames of reference stay apart: scene name -> map.
+
+        Images are called scene/name. A vocabulary is learned anew from the images of all scenes, so
+        that their global descriptors can be compared; those of a `GlobalDescriptor` are kept.
+
+        Args:
+            maps: at least one; a merged map among them brings its scenes as name/scene.
+            descriptor: what the maps were built with; None makes the one that they name.
+
+        Raises:
+            ValueError: maps of different descriptors, global descriptors or options, by scene; a scene
+                without points; names that collide; a vocabulary to learn where no images are stored.
+        """
+        from pyloc_core.localization.map_merge import merge_maps
+
+        return merge_maps(maps, descriptor)
+
+    def with_index(self, *, num_threads: int | None = None, **options: Any) -> Map:
+        """The map with an index of its global descriptors; `options` are those of `IndexOptions`.
+
+        Raises ValueError for a map without global descriptors, MissingExtra without FAISS.
+        """
+        if not self.global_descriptors.shape[1]:
+            raise ValueError("the map has no global descriptors to index")
+        described = np.asarray(self.global_descriptors, np.float32)
+        built = Index.build(described, self.image_names, num_threads=num_threads, **options)
+        return replace(self, index=built)
+
+    def retrieval_fingerprint(self) -> str:
+        """What an index beside the map must have been made of: images and their global descriptors."""
+        known = hashlib.sha256()
+        known.update(json.dumps([self.image_names, self.global_descriptor], default=str).encode())
+        known.update(np.ascontiguousarray(self.vocabulary).tobytes())
+        known.update(np.ascontiguousarray(self.global_descriptors).tobytes())
+        return known.hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write map.json and map.safetensors into a folder, made when missing."""
+        """Write map.json and map.safetensors into a folder, made when missing, and the index beside
+        them; the index of a map that was there before is deleted."""
         from pyloc_core.localization import map_file
 
         map_file.save(self, Path(folder))
@@ -176,7 +242,8 @@ class Map:
     def load(cls, folder: str | Path) -> Map:
         """Read what `save` wrote; large arrays stay on disk and are mapped into memory.
 
-        Raises ValueError naming the file that is missing or damaged.
+        Raises ValueError naming the file that is missing or damaged, or the index that was made for
+        another map; MissingExtra when there is an index and no FAISS.
         """
         from pyloc_core.localization import map_file
 

@@ -15,17 +15,16 @@ import numpy.typing as npt
 from pyloc_core import _arrays
 from pyloc_core._extras import require
 from pyloc_core.camera import Camera, as_camera
-from pyloc_core.localization import retrieval
-from pyloc_core.localization.features import Features, Float32
+from pyloc_core.localization.features import Float32
+from pyloc_core.localization.identity import identity
 from pyloc_core.localization.images import check_image, fit_size, read_gray, read_image, to_gray
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import MapOptions
 from pyloc_core.localization.rootsift import DenseRootSIFT
+from pyloc_core.localization.whole_images import WholeImages, learned_vocabulary
 from pyloc_core.pose import as_cam_from_world, transform_points
 
 Array = npt.NDArray[np.float64]
-# Images the vocabulary of the global descriptor is learned from, spread over the model.
-_VOCABULARY_IMAGES = 40
 ImageSource = Sequence[npt.NDArray[Any]] | Callable[[int], npt.NDArray[Any]]
 
 
@@ -116,15 +115,21 @@ def arrays_of_model(model: Any, image_folder: Path, *, in_colour: bool = False) 
     )
 
 
-def build_map(arrays: ModelArrays, descriptor: Any, options: MapOptions, progress: bool) -> Map:
-    """Describe every kept observation, image by image."""
+def build_map(
+    arrays: ModelArrays, descriptor: Any, options: MapOptions, progress: bool, network: Any = None
+) -> Map:
+    """Describe every kept observation, image by image; `network` is the global descriptor."""
     descriptor = DenseRootSIFT() if descriptor is None else descriptor
     views = range(len(arrays.cameras))
-    vocabulary = _learn_vocabulary(arrays, descriptor, options)
+    vocabulary = np.zeros((0, 1), np.float32)
+    if network is None:
+        images = (lambda v: _prepared(arrays, v, options)[0], len(views))
+        vocabulary = learned_vocabulary(*images, descriptor, options.vocabulary)
+    whole = WholeImages(descriptor, network, vocabulary)
     kept = _kept_observations(arrays, options.max_views)
     point_of = np.repeat(np.arange(len(arrays.xyz)), np.diff(arrays.obs_ptr))
     parts = [
-        _describe_view(arrays, descriptor, options, vocabulary, view, kept[view], point_of)
+        _describe_view(arrays, descriptor, options, whole, view, kept[view], point_of)
         for view in _progress(views, progress)
     ]
     obs = np.concatenate([part.obs for part in parts])
@@ -146,9 +151,10 @@ def build_map(arrays: ModelArrays, descriptor: Any, options: MapOptions, progres
         cam_from_world=arrays.cam_from_world,
         images=[part.image for part in parts if part.image is not None],
         vocabulary=vocabulary,
-        global_descriptors=np.array([part.vlad for part in parts], np.float16),
-        descriptor=_identity(descriptor),
+        global_descriptors=np.array([part.whole for part in parts], np.float16),
+        descriptor=identity(descriptor),
         options=options,
+        global_descriptor=None if network is None else identity(network),
     )
 
 
@@ -161,14 +167,14 @@ class _View(NamedTuple):
     fine: npt.NDArray[np.float16] | None
     camera: Camera
     image: npt.NDArray[np.uint8] | None
-    vlad: Float32
+    whole: Float32
 
 
 def _describe_view(
     arrays: ModelArrays,
     descriptor: Any,
     options: MapOptions,
-    vocabulary: Float32,
+    whole: WholeImages,
     view: int,
     obs: npt.NDArray[np.int64],
     point_of: npt.NDArray[np.int64],
@@ -186,13 +192,11 @@ def _describe_view(
         levels = [descriptor.describe_coarse(image, xy, options.scales)]
     else:
         levels = list(descriptor.describe(image, xy, options.scales))
-    vlad = np.zeros(0, np.float32)
-    if len(vocabulary):
-        vlad = retrieval.global_descriptor(_coarse_level(descriptor, image), vocabulary)
     return _View(
         obs, xy, np.asarray(levels[0]).astype(np.float16),
         None if warps or len(levels) < 2 else np.asarray(levels[-1]).astype(np.float16),
-        camera, to_gray(image).round().clip(0, 255).astype(np.uint8) if warps else None, vlad,
+        camera, to_gray(image).round().clip(0, 255).astype(np.uint8) if warps else None,
+        whole.describe(image),
     )  # fmt: skip
 
 
@@ -212,27 +216,6 @@ def _prepared(
     return image, camera if image.shape[:2] == camera.size else camera.resized(image.shape[:2])
 
 
-def _learn_vocabulary(arrays: ModelArrays, descriptor: Any, options: MapOptions) -> Float32:
-    count = len(arrays.cameras)
-    if options.vocabulary == 0 or count == 0:
-        return np.zeros((0, 1), np.float32)
-    some = np.unique(np.linspace(0, count - 1, min(count, _VOCABULARY_IMAGES)).astype(int))
-    samples = [
-        retrieval.sample_cells(
-            _coarse_level(descriptor, _prepared(arrays, int(v), options)[0]), int(v)
-        )
-        for v in some
-    ]
-    return retrieval.learn_vocabulary(samples, options.vocabulary)
-
-
-def _coarse_level(descriptor: Any, image: npt.NDArray[Any]) -> Features:
-    """The first level; a descriptor may offer it alone, which saves the fine one."""
-    if hasattr(descriptor, "dense_coarse"):
-        return descriptor.dense_coarse(image)
-    return descriptor.dense(image)[0]
-
-
 def _kept_observations(arrays: ModelArrays, most: int) -> list[npt.NDArray[np.int64]]:
     """Observations per view. A track longer than `most` is thinned evenly, in order of the views."""
     lengths = np.repeat(np.diff(arrays.obs_ptr), np.diff(arrays.obs_ptr))
@@ -245,13 +228,6 @@ def _kept_observations(arrays: ModelArrays, most: int) -> list[npt.NDArray[np.in
     order = np.argsort(view, kind="stable")
     ends = np.searchsorted(view[order], np.arange(1, len(arrays.cameras)))
     return np.split(obs[order], ends)
-
-
-def _identity(descriptor: Any) -> dict[str, Any]:
-    """What tells later whether a descriptor is the one that the map was built with."""
-    if hasattr(descriptor, "to_dict"):
-        return dict(descriptor.to_dict())
-    return {"name": type(descriptor).__name__}
 
 
 def _progress(items: Iterable[int], show: bool) -> Iterable[int]:

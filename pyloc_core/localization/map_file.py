@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from pyloc_core._extras import require
 from pyloc_core.camera import Camera
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import MapOptions
+from pyloc_core.retrieval import Index
+from pyloc_core.retrieval.index_file import DESCRIPTION, VECTORS
 
 FORMAT = "pyloc_core map"
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)  # 1 knew neither scenes nor other global descriptors than the VLAD
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
 # Tensor -> (dtype, number of axes); "fine" and "image_*" are optional.
 _TENSORS = {
@@ -27,15 +30,20 @@ _TENSORS = {
     "obs_xy": ("F64", 2), "coarse": ("F16", 3), "cam_from_world": ("F64", 3),
     "vocabulary": ("F32", 2), "global_descriptors": ("F16", 2),
 }  # fmt: skip
+_SINCE_2 = {"view_scene": ("I32", 1), "point_scene": ("I32", 1)}
 # Small arrays that every photo reads as a whole: held in memory.
-_IN_MEMORY = ("point_ids", "xyz", "obs_ptr", "obs_view", "cam_from_world", "vocabulary")
+_IN_MEMORY = (
+    "point_ids", "xyz", "obs_ptr", "obs_view", "cam_from_world", "vocabulary", *_SINCE_2,
+)  # fmt: skip
 
 
 def save(built: Map, folder: Path) -> None:
     """Write both files; each appears complete or not at all."""
     numpy_io = require("safetensors.numpy", "saving a map")
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: np.ascontiguousarray(getattr(built, name)) for name in _TENSORS}
+    tensors = {
+        name: np.ascontiguousarray(getattr(built, name)) for name in {**_TENSORS, **_SINCE_2}
+    }
     if built.fine is not None:
         tensors["fine"] = np.ascontiguousarray(built.fine)
     for view, image in enumerate(built.images):
@@ -45,13 +53,19 @@ def save(built: Map, folder: Path) -> None:
         "version": VERSION,
         "descriptor": built.descriptor,
         "options": asdict(built.options),
+        "global_descriptor": built.global_descriptor,
+        "scenes": list(built.scenes),
         "images": [
             {"name": name, "camera": camera.to_dict()}
             for name, camera in zip(built.image_names, built.cameras)
         ],
     }
+    for name in (DESCRIPTION, VECTORS):  # of an earlier map: it would not fit this one
+        (folder / name).unlink(missing_ok=True)
     _replace(folder / "map.safetensors", numpy_io.save(tensors))
     _replace(folder / "map.json", json.dumps(content, indent=1).encode())
+    if built.index is not None:
+        built.index.save(folder, source=built.retrieval_fingerprint())
 
 
 def load(folder: Path) -> Map:
@@ -67,28 +81,42 @@ def load(folder: Path) -> Map:
         cameras = [Camera.from_dict(entry["camera"]) for entry in content["images"]]
         options = MapOptions(**content["options"])
         descriptor = dict(content["descriptor"])
+        network = content.get("global_descriptor")
+        network = None if network is None else dict(network)
+        scenes = tuple(str(scene) for scene in content.get("scenes", [""]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{description} is damaged: {error}") from None
-    for name, (dtype, axes) in _TENSORS.items():
+    wanted = _TENSORS if content["version"] == 1 else {**_TENSORS, **_SINCE_2}
+    for name, (dtype, axes) in wanted.items():
         if name not in tensors:
             raise ValueError(f"{path} is damaged: it lacks {name}")
         array = tensors[name]
         if array.dtype != np.dtype(_DTYPES[dtype]) or array.ndim != axes:
             raise ValueError(f"{path} is damaged: {name} is {array.dtype} {array.shape}")
     images = [tensors[f"image_{v}"] for v in range(len(names)) if f"image_{v}" in tensors]
+    arrays: dict[str, Any] = {
+        n: np.array(tensors[n]) if n in _IN_MEMORY else tensors[n] for n in wanted
+    }
     built = Map(
-        **{n: np.array(tensors[n]) if n in _IN_MEMORY else tensors[n] for n in _TENSORS},
+        **arrays,
         fine=tensors.get("fine"),
         image_names=names,
         cameras=cameras,
         images=images,
         descriptor=descriptor,
         options=options,
+        global_descriptor=network,
+        scenes=scenes,
     )
     problem = _inconsistency(built)
     if problem:
         raise ValueError(f"{path} is damaged: {problem}")
-    return built
+    if not (folder / DESCRIPTION).exists():
+        return built
+    index = Index.load(folder, source=built.retrieval_fingerprint())
+    if index.names != built.image_names:
+        raise ValueError(f"{folder / DESCRIPTION} does not list the images of the map")
+    return replace(built, index=index)
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -106,9 +134,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ValueError(f"cannot read {path}: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} does not describe a map")
-    if content.get("version") != VERSION:
+    if content.get("version") not in _READABLE:
         raise ValueError(
-            f"{path} has version {content.get('version')}; this program reads version {VERSION}"
+            f"{path} has version {content.get('version')}; this program reads versions 1 to {VERSION}"
         )
     return content
 
@@ -159,7 +187,7 @@ def _inconsistency(built: Map) -> str | None:
     ptr = built.obs_ptr
     shapes = {
         "xyz": (points, 3), "point_ids": (points,), "obs_ptr": (points + 1,), "obs_xy": (obs, 2),
-        "cam_from_world": (views, 3, 4),
+        "cam_from_world": (views, 3, 4), "view_scene": (views,), "point_scene": (points,),
     }  # fmt: skip
     for name, shape in shapes.items():
         if getattr(built, name).shape != shape:
@@ -174,6 +202,14 @@ def _inconsistency(built: Map) -> str | None:
         return "obs_ptr does not rise from 0 to the number of observations"
     if obs and not (built.obs_view.min() >= 0 and built.obs_view.max() < views):
         return "obs_view names an image that does not exist"
+    if len(set(built.scenes)) != len(built.scenes):
+        return f"scenes are {built.scenes}"
+    for name in ("view_scene", "point_scene"):
+        label = getattr(built, name)
+        if len(label) and not (label.min() >= 0 and label.max() < len(built.scenes)):
+            return f"{name} names a scene that does not exist"
+    if (built.view_scene[built.obs_view] != built.point_scene[built.obs_point]).any():
+        return "an image sees a point of another scene"
     finite = all(np.isfinite(a).all() for a in (built.xyz, built.cam_from_world, built.obs_xy))
     if not finite:
         return "it holds values that are not finite"

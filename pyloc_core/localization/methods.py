@@ -16,8 +16,9 @@ import numpy.typing as npt
 from pyloc_core._extras import require
 from pyloc_core.camera import Camera
 from pyloc_core.localization.features import Features
-from pyloc_core.localization.localizer import Localization, Localizer
+from pyloc_core.localization.localizer import Localizer
 from pyloc_core.localization.reference_patches import Patches
+from pyloc_core.localization.result import Localization
 from pyloc_core.localization.selection import best_of
 from pyloc_core.maps import LossMaps
 from pyloc_core.ops.estimate_pose_from_matches import estimate_pose_from_matches

@@ -42,8 +42,12 @@ class LocalizerOptions:
     """How a photo is localized. The defaults hold for every scene in benchmarks/results.
 
     Attributes:
-        num_views: reference images that a photo is compared with.
-        max_points: points used, those seen by most of these images first.
+        top_k: reference images looked up, more of them where `num_views` is more. They are parted
+            into clusters that see the same points.
+        min_shared_points: points that make two of them neighbours in a cluster.
+        max_clusters: clusters tried, those with more images first.
+        num_views: reference images of a cluster that a photo is compared with, the nearest ones.
+        max_points: points used of a cluster, those seen by most of these images first.
         coarse_views: reference images per point whose descriptors are tried in the coarse stage.
         fine_views: reference images per point whose patches are matched in the fine stage. The one
             that sees it from nearest to where the photo does is the most exact; more make it no better.
@@ -57,6 +61,9 @@ class LocalizerOptions:
         max_entries: live cells kept per loss map.
     """
 
+    top_k: int = 10
+    min_shared_points: int = 1
+    max_clusters: int = 3
     num_views: int = 5
     max_points: int = 1500
     coarse_views: int = 2
@@ -71,8 +78,8 @@ class LocalizerOptions:
 
     def __post_init__(self) -> None:
         _positive_int(
-            self, "num_views", "max_points", "coarse_views", "fine_views", "window", "fine_rounds",
-            "max_entries",
+            self, "top_k", "min_shared_points", "max_clusters", "num_views", "max_points",
+            "coarse_views", "fine_views", "window", "fine_rounds", "max_entries",
         )  # fmt: skip
         _positive(self, "max_angle")
         for name in ("sigma_coarse", "sigma_fine"):

@@ -69,7 +69,8 @@ def localize_in_map(
     begin = time.perf_counter()
     described = fit_size(pixels, model.options.max_size)
     levels = [] if start is not None else list(localizer.descriptor.dense(described))
-    views = localizer.nearby_views(levels[0] if levels else None, start)[:num_views]  # type: ignore[arg-type]
+    coarse: Any = levels[0] if levels else None
+    views = localizer.nearby_views(coarse, start, image=described)[:num_views]
     candidates = choose_points(model, views, localizer.options.max_points)
     retrieved = time.perf_counter()
     obs = candidates.obs

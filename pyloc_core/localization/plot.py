@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pyloc_core._extras import require
 from pyloc_core.camera import Camera
 from pyloc_core.geometry import image_from_map, map_from_image
-from pyloc_core.localization.localizer import Localization
+from pyloc_core.localization.result import Localization
 from pyloc_core.maps import LossMaps
 from pyloc_core.pose import transform_points
 

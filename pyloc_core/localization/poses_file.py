@@ -56,6 +56,7 @@ def pose_entry(image: str, camera: Camera | None, estimate: PoseEstimate) -> dic
         "image": image,
         "success": bool(estimate.success),
         "reason": estimate.reason,
+        "scene": estimate.scene,
         "cam_from_world": pose.tolist(),
         "qvec_wxyz": np.asarray(quaternion_from_rotation(pose[:, :3])).tolist(),
         "tvec": pose[:, 3].tolist(),

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from pyloc_core.localization.gradient_histograms import (
     patch_histograms,
     sampled_histograms,
 )
+from pyloc_core.localization.identity import plain
 from pyloc_core.localization.images import to_gray
 from pyloc_core.localization.patches import sample_patches
 
@@ -123,7 +123,7 @@ def descriptor_from(descriptor: Any, built_with: Mapping[str, Any]) -> Any:
     Raises ValueError when they differ, or when the map's descriptor cannot be made from its name.
     """
     if descriptor is not None:
-        if hasattr(descriptor, "to_dict") and _plain(descriptor.to_dict()) != _plain(built_with):
+        if hasattr(descriptor, "to_dict") and plain(descriptor.to_dict()) != plain(built_with):
             raise ValueError(
                 f"the map was built with {dict(built_with)}, not with {descriptor.to_dict()}"
             )
@@ -146,8 +146,3 @@ def _shipped_network(built_with: Mapping[str, Any]) -> Any:
     from pyloc_core.models.gradnet.descriptor import LearnedDescriptor
 
     return descriptor_from(LearnedDescriptor(), built_with)
-
-
-def _plain(values: Mapping[str, Any]) -> Any:
-    """As JSON would give it back."""
-    return json.loads(json.dumps(values, default=str))

@@ -14,7 +14,7 @@ import torch
 
 from pyloc_core._arrays import as_array, check_equal_length
 from pyloc_core.camera import Camera, as_camera, camera_native_args
-from pyloc_core.localization import retrieval
+from pyloc_core.localization import nearby, vlad
 from pyloc_core.localization.images import check_image, fit_size, read_image
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.rootsift import descriptor_from
@@ -109,11 +109,11 @@ class PublishedLocalizer:
     def _nearest(self, pixels: npt.NDArray[Any], prior: Array | None) -> int:
         model = self.map
         if prior is not None:
-            return int(retrieval.rank_by_prior(prior, model.cam_from_world)[0])
+            return int(nearby.rank_by_prior(prior, model.cam_from_world)[0])
         if not len(model.vocabulary):
             raise ValueError("the map has no vocabulary to find a reference image: give a prior")
-        query = retrieval.global_descriptor(self.descriptor.dense_coarse(pixels), model.vocabulary)
-        return int(retrieval.rank_by_descriptor(query, model.global_descriptors)[0])
+        query = vlad.global_descriptor(self.descriptor.dense_coarse(pixels), model.vocabulary)
+        return int(nearby.rank_by_descriptor(query, model.global_descriptors)[0])
 
 
 def localize_pair(

@@ -1,9 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which reference images are near a photo: by a global descriptor, or by a prior pose.
-
-The global descriptor is a VLAD (Jegou et al. 2010) of the coarse dense descriptors with normalised
-words (Arandjelovic and Zisserman 2013); the vocabulary is learned from the map's own images.
+"""The global descriptor that a map makes of its own: a VLAD (Jegou et al. 2010) of the coarse dense
+descriptors with normalised words (Arandjelovic and Zisserman 2013), learned from the map's images.
 """
 
 from __future__ import annotations
@@ -11,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from pyloc_core._extras import require
 from pyloc_core.localization.features import Features, Float32
-from pyloc_core.pose import camera_center
 
-Array = npt.NDArray[np.float64]
 _SAMPLES_PER_IMAGE, _SAMPLES = 1500, 60000
 _KMEANS_ROUNDS = 20
 
@@ -55,23 +50,6 @@ def global_descriptor(features: Features, vocabulary: Float32) -> Float32:
     norm = np.linalg.norm(residual, axis=1, keepdims=True)
     vlad = (residual / np.maximum(norm, 1e-9)).ravel()
     return np.asarray(vlad / max(float(np.linalg.norm(vlad)), 1e-9), np.float32)
-
-
-def rank_by_descriptor(
-    query: Float32, references: npt.NDArray[np.floating]
-) -> npt.NDArray[np.int64]:
-    """Views, most similar first; ties in order of the views."""
-    return np.argsort(-(references.astype(np.float32) @ query), kind="stable")
-
-
-def rank_by_prior(prior: Array, cam_from_world: Array) -> npt.NDArray[np.int64]:
-    """Views, nearest to a prior pose first; those that look more than 90 degrees away come last."""
-    distance = np.linalg.norm(camera_center(cam_from_world) - camera_center(prior), axis=1)
-    cosine = cam_from_world[:, 2, :3] @ prior[2, :3]
-    # Half of the median distance counts as much as 60 degrees.
-    unit = 0.5 * float(np.median(distance)) + 1e-12
-    angle = np.arccos(np.clip(cosine, -1, 1)) / (np.pi / 3)
-    return np.argsort(distance / unit + angle + np.where(cosine < 0, 1e6, 0.0), kind="stable")
 
 
 def _cells(features: Features) -> Float32:
