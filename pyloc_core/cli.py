@@ -25,6 +25,7 @@ except ImportError:
 from pyloc_core._extras import MissingExtra
 from pyloc_core.cli_checkpoint import convert_checkpoint
 from pyloc_core.cli_neurhal import evaluate_neurhal
+from pyloc_core.cli_retrieval import evaluate_retrieval
 
 app = typer.Typer(
     name="pyloc-core",
@@ -64,6 +65,7 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 app.command("convert-checkpoint")(_one_line_errors(convert_checkpoint))
 app.command("evaluate-neurhal")(_one_line_errors(evaluate_neurhal))
+app.command("evaluate-retrieval")(_one_line_errors(evaluate_retrieval))
 
 
 @app.command("build-map")

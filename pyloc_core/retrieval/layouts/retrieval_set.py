@@ -67,18 +67,12 @@ class RetrievalSet:
             assert self.listed is not None
             return list(self.listed)
         if self.rule == "frames":
-            return positives_by_frame(
-                self.queries.frames, self.database.frames, int(self.threshold)
-            )
-        return positives_within(*self._places(), self.threshold)
+            return positives_by_frame(*self.places(), int(self.threshold))
+        return positives_within(*self.places(), self.threshold)
 
     def curve(self, ranked: Any, thresholds: Any, ks: Sequence[int] = (1, 5, 10)) -> RecallCurve:
         """`recall_curve` in metres or frames. ValueError for a set whose correct images are listed."""
-        if self.rule == "listed":
-            raise ValueError(f"{self.name} lists its correct images: there is no threshold to vary")
-        if self.rule == "frames":
-            return recall_curve(ranked, self.queries.frames, self.database.frames, thresholds, ks)
-        return recall_curve(ranked, *self._places(), thresholds, ks)
+        return recall_curve(ranked, *self.places(), thresholds, ks)
 
     def all_images(self) -> ImageSet:
         """Queries, then database, as one set: what `CliqueSampler` mines of MSLS."""
@@ -86,9 +80,18 @@ class RetrievalSet:
         joined = [None if any(v is None for v in part) else np.concatenate(part) for part in parts]
         return ImageSet((*self.queries.images, *self.database.images), *joined[1:])
 
-    def _places(self) -> tuple[Floats, Floats]:
-        """Positions of queries and database; regions lie far apart along a third axis."""
+    def places(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Queries and database: (Q,) and (N,) frame numbers, or positions (Q, 2) and (N, 2) in metres.
+
+        With regions positions get a third coordinate, so different between regions that they are never near
+        each other. ValueError for a set whose correct images are listed.
+        """
         q, d = self.queries, self.database
+        if self.rule == "listed":
+            raise ValueError(f"{self.name} lists its correct images: there are no distances")
+        if self.rule == "frames":
+            assert q.frames is not None and d.frames is not None
+            return q.frames, d.frames
         assert q.positions is not None and d.positions is not None
         if q.region is None or d.region is None:
             return q.positions, d.positions
