@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +16,7 @@ class PlaceNetwork(nn.Module):
     """Images (B, 3, H, W), normalised as ImageNet's, to unit descriptors (B, D).
 
     Args:
-        backbone: images -> (patches (B, C, h, w), token (B, C)), such as `SmallBackbone` or `DINOv2`. Its
-            `parameters_to_train()`, where it has one, says what is trained of it; otherwise all.
+        backbone: images -> (patches (B, C, h, w), token (B, C)), such as `SmallBackbone` or `DINOv2`.
         head: (patches, token) -> descriptors, such as `SALADHead` or `MixerHead`.
     """
 
@@ -27,10 +25,8 @@ class PlaceNetwork(nn.Module):
         self.backbone, self.head = backbone, head
 
     def parameters_to_train(self) -> Iterator[nn.Parameter]:
-        """Those of the head, and those that the backbone names."""
-        choose: Any = getattr(self.backbone, "parameters_to_train", self.backbone.parameters)
-        yield from choose()
-        yield from self.head.parameters()
+        """Those that need gradients: the head's, and of the backbone what it has not frozen."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
     def forward(self, images: Tensor) -> Tensor:
         patches, token = self.backbone(images)

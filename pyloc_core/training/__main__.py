@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the project's dense descriptor, GradNet, with the neural reprojection error.
 
+Networks for place recognition: python -m pyloc_core.training places --help
+
     python -m pyloc_core.training --out runs/first
     torchrun --nproc-per-node 4 -m pyloc_core.training --out runs/first --batch 16
 
@@ -12,15 +14,13 @@ Exit codes: 0 done; 2 the input does not fit (one line says why).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from pyloc_core._extras import MissingExtra
-from pyloc_core.training.options import PRECISIONS, TrainingOptions
+from pyloc_core.training.command_options import add_option, one_line, options_of
+from pyloc_core.training.options import TrainingOptions
 
 _HELP = {
     "epochs": "at most", "pairs_per_epoch": "pairs per epoch",
@@ -61,45 +61,17 @@ def parser() -> argparse.ArgumentParser:
     options = made.add_argument_group("training")
     options.add_argument("--options", type=Path, help="JSON file of the options below")
     for option in fields(TrainingOptions):
-        _add(options, option)
+        add_option(options, option, _HELP)
     return made
 
 
-def _add(group: Any, option: Field[Any]) -> None:
-    """One option of the dataclass; not given, it keeps the file's value or the default."""
-    default = None if option.default is MISSING else option.default
-    kind = {"int": int, "str": str}.get(str(option.type), float)
-    shown = f"{_HELP[option.name]} (default {default:.4g})" if isinstance(default, float) else (
-        f"{_HELP[option.name]} (default {default})")  # fmt: skip
-    group.add_argument(
-        "--" + option.name.replace("_", "-"), dest=option.name, type=kind, help=shown,
-        choices=PRECISIONS if option.name == "precision" else None, default=None,
-    )  # fmt: skip
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
-    try:
-        return _run(given)
-    except (ValueError, TypeError, OSError, MissingExtra) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["places"]:
+        from pyloc_core.training.place_command import main as train_places
 
-
-def _options(given: argparse.Namespace) -> TrainingOptions:
-    values: dict[str, Any] = {}
-    if given.options is not None:
-        try:
-            values = json.loads(given.options.read_text())
-        except ValueError as error:
-            raise ValueError(f"cannot read {given.options}: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{given.options} must hold one JSON object")
-    for option in fields(TrainingOptions):
-        value = getattr(given, option.name)
-        if value is not None:
-            values[option.name] = value
-    return TrainingOptions.from_dict(values)
+        return train_places(given[1:])
+    return one_line(_run, parser().parse_args(given))
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -110,7 +82,7 @@ def _run(given: argparse.Namespace) -> int:
     from pyloc_core.training import recipe
     from pyloc_core.training.pair_training import train
 
-    options = _options(given)
+    options = options_of(given, TrainingOptions)
     if given.threads is not None:
         if given.threads < 1:
             raise ValueError(f"threads must be positive, got {given.threads}")

@@ -80,7 +80,7 @@ class RecallJudge:
         """(N, D) descriptors; the processes share the work."""
         own = list(range(group.rank, len(self.table), group.count))
         loader = DataLoader(
-            _Pictures(self.table, self.size, own), self.batch, num_workers=self.workers,
+            TablePictures(self.table, self.size, own), self.batch, num_workers=self.workers,
             generator=torch.Generator(),
         )  # fmt: skip
         parts = [describe(images.to(group.device)).float() for images in loader]
@@ -124,7 +124,9 @@ def recall(judge: RecallJudge, descriptors: Tensor) -> dict[int, float]:
     return {at: float(hits[min(at, k) - 1]) / len(judge.queries) for at in judge.at}
 
 
-class _Pictures(Dataset[Tensor]):
+class TablePictures(Dataset[Tensor]):
+    """Chosen pictures of a table as (3, size, size) uint8."""
+
     def __init__(self, table: PictureTable, size: int, chosen: Sequence[int]) -> None:
         self.table, self.size, self.chosen = table, size, chosen
 
