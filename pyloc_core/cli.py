@@ -24,6 +24,7 @@ except ImportError:
 
 from pyloc_core._extras import MissingExtra
 from pyloc_core.cli_checkpoint import convert_checkpoint
+from pyloc_core.cli_localize import localize
 from pyloc_core.cli_neurhal import evaluate_neurhal
 from pyloc_core.cli_retrieval import evaluate_retrieval
 
@@ -66,6 +67,7 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 app.command("convert-checkpoint")(_one_line_errors(convert_checkpoint))
 app.command("evaluate-neurhal")(_one_line_errors(evaluate_neurhal))
 app.command("evaluate-retrieval")(_one_line_errors(evaluate_retrieval))
+app.command("localize")(_one_line_errors(localize))
 
 
 @app.command("build-map")
@@ -88,74 +90,6 @@ def build_map(
     built = Map.build(reconstruction, images, progress=not quiet)
     built.save(out)
     typer.echo(f"{out}: {len(built)} points, {len(built.image_names)} images")
-
-
-@app.command()
-@_one_line_errors
-def localize(
-    map_folder: Annotated[Path, typer.Argument(metavar="MAP", help="Folder of build-map.")],
-    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...")] = None,
-    out: Annotated[Path, typer.Option("--out", help="poses.json, .csv or .txt.")] = Path(
-        "poses.json"
-    ),
-    camera: Annotated[
-        str | None, typer.Option("--camera", help="'MODEL width height params...' of all photos.")
-    ] = None,
-    focal: Annotated[
-        float | None, typer.Option("--focal", help="Focal length of all photos in pixels.")
-    ] = None,
-    cameras: Annotated[
-        Path | None, typer.Option("--cameras", help="JSON: image name -> model, width, ...")
-    ] = None,
-    list_file: Annotated[
-        Path | None, typer.Option("--list", help="Lines 'image [MODEL width height params...]'.")
-    ] = None,
-    prior: Annotated[
-        Path | None, typer.Option("--prior", help="JSON with poses, such as an earlier --out.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Folder for a picture of each photo.")
-    ] = None,
-    seed: Seed = 0,
-    threads: Threads = None,
-) -> None:
-    """Localize photos. The camera comes from the options, the map, or EXIF, in this order."""
-    from pyloc_core.localization.batch import CameraSource, localize_photos
-    from pyloc_core.localization.photo_camera import read_list
-    from pyloc_core.localization.poses_file import check_suffix, write_poses
-
-    check_suffix(out)
-    listed = read_list(list_file) if list_file else []
-    base = list_file.parent if list_file else Path()
-    photos: list[tuple[Path, Any]] = [(path, None) for path in images or []]
-    photos += [(path if (path := Path(name)).exists() else base / name, c) for name, c in listed]
-    if not photos:
-        raise ValueError("no photos given: name images, or a file of names with --list")
-    source = CameraSource.from_options(camera=camera, focal=focal, cameras=cameras)
-    entries = []
-    for entry in localize_photos(
-        map_folder, photos, source, prior=prior, plot=plot, seed=seed, num_threads=threads
-    ):
-        entries.append(entry)
-        typer.echo(_line(entry), err=not entry["success"])
-    write_poses(out, entries)
-    done = sum(entry["success"] for entry in entries)
-    typer.echo(f"{out}: {done} of {len(entries)} photos localized")
-    if done < len(entries):
-        raise typer.Exit(1)
-
-
-def _line(entry: dict[str, Any]) -> str:
-    if not entry["success"]:
-        return f"{entry['image']}: not localized: {entry['reason']}"
-    x, y, z = entry["center"]
-    spread = ""
-    if entry["rotation_std_deg"] is not None:
-        spread = f"  (one sigma {entry['rotation_std_deg']:.3f} deg, {entry['center_std']:.4g})"
-    return (
-        f"{entry['image']}: camera at {x:.5g} {y:.5g} {z:.5g}{spread}, "
-        f"{entry['num_consistent']} of {entry['num_points']} points, {entry['seconds']:.2f} s"
-    )
 
 
 @app.command()

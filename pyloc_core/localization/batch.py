@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from pyloc_core.localization.photo_camera import (
     read_priors,
 )
 from pyloc_core.localization.poses_file import pose_entry
+from pyloc_core.localization.results_file import finite
+from pyloc_core.localization.work_list import Answer, Query
 from pyloc_core.pose import PoseEstimate
 
 
@@ -64,6 +66,56 @@ class CameraSource:
         return guessed
 
 
+class PhotoLocalizer:
+    """One map, loaded, and what is needed to make a photo's entry; calls may come from many threads.
+
+    Raises ValueError when the map cannot be read.
+    """
+
+    def __init__(
+        self,
+        map_folder: str | Path,
+        source: CameraSource,
+        *,
+        plot: str | Path | None = None,
+        seed: int = 0,
+        num_threads: int | None = None,
+    ) -> None:
+        from pyloc_core.localization import Localizer, Map
+
+        loaded = Map.load(map_folder)
+        self.source = source
+        self.plot = None if plot is None else Path(plot)
+        self.seed, self.num_threads = seed, num_threads
+        self._known = dict(zip(loaded.image_names, loaded.cameras))
+        self._localizer = Localizer(loaded)
+
+    def __call__(self, photo: Path, stated: Camera | None, prior: Any = None) -> dict[str, Any]:
+        """The photo's `pose_entry`, with "error": why it could not be worked on, or None.
+
+        Whatever is wrong with a photo is in its entry; a package that is missing raises.
+        """
+        camera = None
+        try:
+            if stated is None:
+                camera = self.source.of(photo, self._known)
+            else:
+                camera = fit_camera(stated, *image_size(photo), photo)
+            found = self._localizer.localize_detailed(
+                photo, camera, prior, seed=self.seed, num_threads=self.num_threads
+            )
+            if self.plot is not None and found.estimate.success:
+                _draw(photo, found, self.plot)
+            return pose_entry(str(photo), camera, found.estimate) | {"error": None}
+        except ImportError:
+            raise
+        except ValueError as error:
+            text = str(error)
+        except Exception as error:  # no photo stops the others
+            text = f"{type(error).__name__}: {error}"
+        return pose_entry(str(photo), camera, PoseEstimate.failed(text, 0)) | {"error": text}
+
+
 def localize_photos(
     map_folder: str | Path,
     photos: Sequence[tuple[Path, Camera | None]],
@@ -74,33 +126,60 @@ def localize_photos(
     seed: int = 0,
     num_threads: int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Entries of `pose_entry`, one per photo, as they are done.
+    """Entries of `PhotoLocalizer`, one per photo, as they are done.
 
     A photo that cannot be read or has no camera gives an entry without success; a map or prior
     that cannot be read raises ValueError.
     """
-    from pyloc_core.localization import Localizer, Map
-
-    loaded = Map.load(map_folder)
+    localizer = PhotoLocalizer(map_folder, source, plot=plot, seed=seed, num_threads=num_threads)
     priors = {} if prior is None else read_priors(prior)
-    known = dict(zip(loaded.image_names, loaded.cameras))
-    localizer = Localizer(loaded)
     for photo, stated in photos:
-        camera = None
-        try:
-            if stated is None:
-                camera = source.of(photo, known)
-            else:
-                camera = fit_camera(stated, *image_size(photo), photo)
-            found = localizer.localize_detailed(
-                photo, camera, lookup(priors, photo), seed=seed, num_threads=num_threads
-            )
-        except ValueError as error:
-            yield pose_entry(str(photo), camera, PoseEstimate.failed(str(error), 0))
-            continue
-        if plot is not None and found.estimate.success:
-            _draw(photo, found, Path(plot))
-        yield pose_entry(str(photo), camera, found.estimate)
+        yield localizer(photo, stated, lookup(priors, photo))
+
+
+@dataclass(frozen=True)
+class LocalizeJob:
+    """Localizing a list of photos, for an engine: `map_folder` must be there for every worker."""
+
+    map_folder: str
+    source: CameraSource
+    seed: int = 0
+    plot: str | None = None
+    batch_size: int = 4
+
+    def check(self) -> None:
+        """ValueError when the map cannot be read here: no worker need be started to find that out."""
+        from pyloc_core.localization import Map
+
+        Map.load(self.map_folder)
+
+    def start(self, num_threads: int | None) -> Callable[[Sequence[Query]], list[Answer]]:
+        """Load the map by memory mapping: workers of one machine share its pages."""
+        localizer = PhotoLocalizer(
+            self.map_folder, self.source, plot=self.plot, seed=self.seed, num_threads=num_threads
+        )
+
+        def answer(query: Query) -> Answer:
+            entry = localizer(Path(query.path), query.camera, query.prior)
+            return self._answer(query, entry)
+
+        return lambda queries: [answer(query) for query in queries]
+
+    def failed(self, query: Query, error: str) -> Answer:
+        """The answer of a photo that could not be worked on."""
+        entry = pose_entry(query.image, query.camera, PoseEstimate.failed(error, 0))
+        return self._answer(query, entry | {"error": error})
+
+    def options(self) -> dict[str, Any]:
+        """What decides the answers, beside map and list, as plain values."""
+        camera = self.source.camera
+        known = {name: entry.to_dict() for name, entry in self.source.by_name.items()}
+        stated = None if camera is None else camera.to_dict()
+        return {"seed": self.seed, "camera": stated, "focal": self.source.focal, "cameras": known}
+
+    @staticmethod
+    def _answer(query: Query, entry: dict[str, Any]) -> Answer:
+        return Answer(query.index, finite(entry | {"query": query.index, "image": query.image}))
 
 
 def _draw(photo: Path, found: Any, folder: Path) -> None:
