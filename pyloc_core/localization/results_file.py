@@ -26,6 +26,7 @@ FIELDS: dict[str, tuple[str, bool]] = {
     "image": ("text", False),
     "success": ("bool", False),
     "reason": ("text", False),
+    "scene": ("text", False),
     "error": ("text", True),
     "cam_from_world": ("matrix", True),
     "qvec_wxyz": ("vector", True),
