@@ -28,8 +28,8 @@ def read_nordland(
     Args:
         folder: with a folder per season.
         queries, database: names of two folders in it; pictures may lie deeper.
-        tolerance: frames; 1 in the thesis. Other evaluations allow 2, 5 or 10: figures of different
-            tolerances do not compare.
+        tolerance: frames; 1 in chapter 5 of the thesis, 2 in chapter 4, 10 in other evaluations: figures
+            of different tolerances do not compare.
 
     Raises:
         FileNotFoundError: a season is not there.
