@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
@@ -25,7 +26,7 @@ from pyloc_core.mining import (
     representative_frames,
     sequence_labels,
 )
-from pyloc_core.mining.place_graph import PlaceGraph, edges, enumerate_all, search
+from pyloc_core.mining.place_graph import PlaceGraph, _maximal_cliques, edges, enumerate_all, search
 from pyloc_core.mining.sequences import descriptor_distances, draw_similar, sequence_weights
 
 GOLDEN = SHARED / "golden"
@@ -311,6 +312,19 @@ def test_a_batch_that_cannot_be_filled_ends_with_an_error(town) -> None:
         sampler = sampler_of(town, places_per_batch=5000, max_draws=8, when_exhausted=exhausted)
         with pytest.raises(MiningError, match=r"holds \d+ of 5000 places after 8 draws"):
             sampler.batch(0)
+
+
+def test_a_crowd_at_one_place_is_quick_and_gives_what_the_library_gives() -> None:
+    pytest.importorskip("networkx")
+    points = np.random.default_rng(0).normal(0, 3, (150, 2)) + np.repeat([[0, 0], [26, 0]], 75, 0)
+    graph = PlaceGraph(points, 25.0, 4)
+    ours = graph.clique_from(0)
+    expected = min(sorted(c) for c in _maximal_cliques(graph) if len(c) >= 4)
+    assert sorted(ours.tolist()) == expected and len(expected) > 70
+    crowd = PlaceGraph(np.random.default_rng(1).normal(0, 2, (50000, 2)), 25.0, 4)
+    begin = time.perf_counter()
+    assert len(crowd.clique_from(0)) == 50000
+    assert time.perf_counter() - begin < 5  # pair by pair it would be minutes
 
 
 def test_frames_at_one_position_make_a_place() -> None:

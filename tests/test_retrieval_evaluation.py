@@ -114,7 +114,7 @@ def test_mistakes_are_one_line(nordland, tmp_path) -> None:
             "did you mean 'nordland'",
         ),
         ((*given, "--descriptors", other), "has no array database"),
-        ((*given, "--descriptors", plain), "is no .npz file"),
+        ((*given, "--descriptors", plain), "is no .npz file of numbers"),
         ((*given, "--descriptors", tmp_path / "no.npz"), "no.npz"),
         ((*given, "--descriptors", npz, "--option", "tolerance=two"), "must be a number"),
         ((*given, "--descriptors", npz, "--option", "tolerence=2"), "has no option 'tolerence'"),

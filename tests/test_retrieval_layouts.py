@@ -98,6 +98,12 @@ def test_msls_that_is_damaged(msls) -> None:
         (folder / "postprocessed.csv").write_text(table.replace(*change))
         with pytest.raises(ValueError, match=message):
             read_layout("msls", msls)
+    (folder / "postprocessed.csv").write_text(table + "2,cut,347000.5\n")
+    with pytest.raises(ValueError, match=r"postprocessed.csv ends early in row 3"):
+        read_layout("msls", msls)
+    (folder / "postprocessed.csv").write_bytes(table.encode() + b"\xff\x00")
+    with pytest.raises(ValueError, match=r"postprocessed.csv is no table that can be read"):
+        read_layout("msls", msls)
     (folder / "postprocessed.csv").write_text(table)
     (folder / "images" / "acph.jpg").unlink()
     with pytest.raises(
@@ -215,6 +221,7 @@ def test_pittsburgh(tmp_path) -> None:
             "2 positions are not finite, the first is of 000/q.jpg",
         ),
         ({"qImageFns": np.zeros((0, 0))}, "qImageFns is empty"),
+        ({"qImageFns": np.ones((2, 1))}, "qImageFns must be a column of file names"),
     ):
         make_pittsburgh(tmp_path, **changes)
         with pytest.raises(ValueError, match=message):
@@ -261,9 +268,30 @@ def test_sped(tmp_path) -> None:
         np.save(path, content)
         with pytest.raises(ValueError, match=message):
             read_layout("sped", tmp_path)
-    path.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="is no list that can be read"):
-        read_layout("sped", tmp_path)
+    np.save(path, rows((0, [0]), (1, [1]), (2, np.array([11]))))
+    whole = path.read_bytes()
+    for content in (b"damaged", whole[:-40], whole[:150]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is no list that can be read"):
+            read_layout("sped", tmp_path)
+
+
+def test_lists_of_older_and_newer_numpy_are_read(tmp_path) -> None:
+    touch(tmp_path / "query" / "0.jpg", *(tmp_path / "ref" / f"{i}.jpg" for i in range(3)))
+    path = tmp_path / "ground_truth_new.npy"
+    for protocol in (2, 4, 5):
+        content = rows((np.int64(0), np.array([2, 1])))
+        pickled = pickle.dumps(content, protocol=protocol)
+        for name in (b"numpy.core.", b"numpy._core."):
+            old, new = b"numpy._core.", name
+            changed = pickled
+            if protocol == 2:  # names are lines there; later protocols count their bytes
+                changed = pickled.replace(old, new)
+            with path.open("wb") as file:
+                header = {"descr": "|O", "fortran_order": False, "shape": content.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(changed)
+            assert read_layout("sped", tmp_path).positives()[0].tolist() == [1, 2]
 
 
 class Evil:

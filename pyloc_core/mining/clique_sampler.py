@@ -211,7 +211,7 @@ class CliqueSampler:
                     f"{sequences[c] - 1}, got {self.similar_sequences}"
                 )
             graph = PlaceGraph(self._positions[frames], self.threshold, self.images_per_place)
-            if graph.next_place(np.random.default_rng(0)) is None:
+            if not graph.has_clique():
                 raise ValueError(
                     f"city {name!r} has no place: no {self.images_per_place} frames are pairwise "
                     f"closer than {self.threshold:g} m"

@@ -28,6 +28,8 @@ Indices = npt.NDArray[np.int64]
 
 # The index compares with <= and its own rounding: it is asked for a little more, then `closer` decides.
 _SLACK = 1.0 + 1e-9
+# From so many candidates on it pays to ask whether all of them fit each other.
+_CROWD = 64
 
 
 def closer(points: Floats, point: Floats, threshold: float) -> npt.NDArray[np.bool_]:
@@ -103,6 +105,15 @@ class PlaceGraph:
         kept &= around != rank
         return self._grow([rank], around[kept], points[kept])
 
+    def has_clique(self) -> bool:
+        """Whether any clique of K frames is left; frames of lower rank than the first such one leave."""
+        while self._first < len(self.alive):
+            if self.alive[self._first] and self.clique_from(self._first) is not None:
+                return True
+            self.alive[self._first] = False
+            self._first += 1
+        return False
+
     def _grow(self, members: list[int], candidates: Indices, points: Floats) -> Indices | None:
         """Depth first over candidates (c,), by rank, at `points` (c, 2), which fit all members.
 
@@ -110,8 +121,10 @@ class PlaceGraph:
         on nothing can fail: each candidate that fits all others joins, so that the clique is maximal.
         """
         while len(members) >= self.size or len(members) + len(candidates) >= self.size:
-            if not len(candidates):
-                return np.array(members, np.int64)
+            if len(members) >= self.size and (
+                not len(candidates) or (len(candidates) > _CROWD and self._all_fit(points))
+            ):
+                return np.concatenate([np.array(members, np.int64), candidates])
             chosen, rest = int(candidates[0]), points[1:]
             fits = closer(rest, points[0], self.threshold)
             candidates = candidates[1:]
@@ -124,6 +137,12 @@ class PlaceGraph:
                 members = [*members, chosen]
                 candidates, points = candidates[fits], rest[fits]
         return None
+
+    def _all_fit(self, points: Floats) -> bool:
+        """Whether the box around `points` is so small that no two are tau apart. Rounding is monotonic:
+        the diagonal of the box is computed no shorter than the distance of any pair."""
+        extent = points.max(0) - points.min(0)
+        return bool(np.sqrt(extent[0] * extent[0] + extent[1] * extent[1]) < self.threshold)
 
 
 Finder = Callable[[PlaceGraph, np.random.Generator], "Indices | None"]

@@ -106,12 +106,15 @@ def read_descriptors(path: str | Path) -> tuple[Descriptors, Descriptors]:
     """(Q, D) `queries` and (N, D) `database` of an .npz file. ValueError names what is missing."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            missing = {"queries", "database"} - set(content.files)
-            if missing:
-                raise ValueError(f"{path} has no array {', '.join(sorted(missing))}")
-            return content["queries"], content["database"]
-    except (AttributeError, TypeError, EOFError) as error:  # an .npy file, or no file of NumPy's
-        raise ValueError(f"{path} is no .npz file: {error}") from None
+            arrays = {name: content[name] for name in content.files}
+    except OSError:
+        raise
+    except Exception as error:  # an .npy file, a damaged one, another one altogether
+        raise ValueError(f"{path} is no .npz file of numbers: {error}") from None
+    missing = {"queries", "database"} - arrays.keys()
+    if missing:
+        raise ValueError(f"{path} has no array {', '.join(sorted(missing))}")
+    return arrays["queries"], arrays["database"]
 
 
 class _timed:

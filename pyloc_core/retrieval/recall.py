@@ -100,9 +100,7 @@ def recall(
             f"ks asks for recall@{max(wanted)}, ranked holds {array.shape[1]} per query"
         )
     lists = [checked_integers(f"positives[{i}]", p) for i, p in enumerate(positives)]
-    hits = np.zeros(array.shape, bool)
-    for row, (found, correct) in enumerate(zip(array, lists)):
-        hits[row] = np.isin(found, correct) & (found >= 0)
+    hits = _hits(array, lists)
     if ties == "ranked":
         first = np.where(hits.any(1), hits.argmax(1), -1)
     else:
@@ -120,6 +118,18 @@ def _of_first(
         kept = first[counted]
         values = np.array([((kept >= 0) & (kept < k)).mean() for k in ks])
     return Recall(ks, values, first.astype(np.int64), counted, without)
+
+
+def _hits(ranked: Indices, positives: list[Indices]) -> npt.NDArray[np.bool_]:
+    """(Q, k) whether an index is correct, all queries at once: as numbers query * size + index."""
+    if not ranked.size:
+        return np.zeros(ranked.shape, bool)
+    correct = np.concatenate(positives)
+    query = np.repeat(np.arange(len(ranked)), [len(p) for p in positives])
+    size = int(ranked.max()) + 1
+    wanted = (correct >= 0) & (correct < size)
+    rows = np.arange(len(ranked))[:, None] * size
+    return np.isin(rows + ranked, query[wanted] * size + correct[wanted]) & (ranked >= 0)
 
 
 def _first_of_ties(hits: npt.NDArray[np.bool_], similar: Floats, ties: str) -> Indices:

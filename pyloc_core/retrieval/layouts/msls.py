@@ -121,13 +121,19 @@ def read_table(path: Path, columns: set[str]) -> Rows:
     rows: Rows = {}
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = columns - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
-        for row in reader:
-            if row["key"] in rows:
-                raise ValueError(f"{path} has the key {row['key']} twice")
-            rows[row["key"]] = row
+        try:
+            missing = columns - set(reader.fieldnames or ())
+            found = list(reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is no table that can be read: {error}") from None
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}")
+    for number, row in enumerate(found):
+        if any(row[column] is None for column in columns):
+            raise ValueError(f"{path} ends early in row {number} of its data")
+        if row["key"] in rows:
+            raise ValueError(f"{path} has the key {row['key']} twice")
+        rows[row["key"]] = row
     return rows
 
 

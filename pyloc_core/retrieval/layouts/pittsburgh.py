@@ -76,7 +76,7 @@ def _struct(path: Path) -> Any:
     scipy_io = require("scipy.io", "the lists of Pittsburgh")
     try:
         content = scipy_io.loadmat(path)
-    except (ValueError, NotImplementedError, TypeError, OSError) as error:
+    except Exception as error:  # a damaged file may raise anything there
         raise ValueError(f"{path} is no Matlab file that can be read: {error}") from None
     struct = content.get("dbStruct")
     if struct is None or struct.dtype.names is None or struct.size != 1:
@@ -96,11 +96,15 @@ def _field(path: Path, struct: Any, name: str) -> Any:
 
 
 def _side(path: Path, root: Path, struct: Any, names: str, utm: str) -> ImageSet:
-    listed = [str(np.asarray(cell).item()).strip() for cell in _field(path, struct, names).ravel()]
-    positions = np.asarray(_field(path, struct, utm), np.float64)
+    cells = [np.asarray(cell) for cell in np.asarray(_field(path, struct, names)).ravel()]
+    if any(cell.size != 1 or cell.dtype.kind != "U" for cell in cells):
+        raise ValueError(f"{path}: {names} must be a column of file names")
+    listed = [str(cell.item()).strip() for cell in cells]
     if not listed:
         raise ValueError(f"{path}: {names} is empty")
-    if positions.shape != (2, len(listed)):
-        raise ValueError(f"{path}: {utm} must be (2, {len(listed)}), got {positions.shape}")
+    found = np.asarray(_field(path, struct, utm))
+    if found.shape != (2, len(listed)) or found.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: {utm} must be (2, {len(listed)}), got {found.shape}")
+    positions = found.astype(np.float64)
     positions = check_finite(path, listed, np.ascontiguousarray(positions.T))
     return ImageSet(tuple(root / name for name in listed), positions)
