@@ -32,6 +32,7 @@ from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
 from pyloc_core.ops.score_poses import score_poses
+from pyloc_core.ops.sinkhorn import sinkhorn
 from pyloc_core.pose import (
     PoseEstimate,
     PoseEstimates,
@@ -91,5 +92,6 @@ __all__ = [
     "score_poses",
     "set_isa",
     "set_num_threads",
+    "sinkhorn",
     "transform_points",
 ]

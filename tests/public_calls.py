@@ -78,6 +78,14 @@ def attention_arrays() -> dict[str, np.ndarray]:
     return {n: rng.normal(size=(2, 3, *s)).astype(np.float32) for n, s in sizes.items()}
 
 
+def transport_arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(7)
+    scores = rng.normal(size=(2, 9, COUNT)).astype(np.float32)
+    masses = {"log_row_mass": (2, 9), "log_column_mass": (2, COUNT)}
+    uniform = {n: np.full(s, -np.log(s[1]), np.float32) for n, s in masses.items()}
+    return {"scores": scores, **uniform}
+
+
 def operator_calls() -> list[Call]:
     """The operators; those not built yet are left out by `all_calls`."""
     matching = matching_arrays()
@@ -119,6 +127,8 @@ def operator_calls() -> list[Call]:
              per_point=("descriptors", "points3d")),
         Call("gated_attention", _named("gated_attention"), attention_arrays(),
              flexible=("queries", "keys", "values")),
+        Call("sinkhorn", _named("sinkhorn"), transport_arrays(), {"iterations": 5},
+             flexible=("scores", "log_row_mass", "log_column_mass"), not_finite_allowed=("scores",)),
     ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: 2026 The pyloc_core authors
 // SPDX-License-Identifier: Apache-2.0
-// Elementary functions of double packs, to a few units in the last place.
+// Elementary functions of packs, to a few units in the last place.
 #pragma once
 
 #include "cpu/simd.h"
@@ -42,6 +42,19 @@ PYLOC_INLINE PackD exp_(PackD x) {
   for (int k = 12; k >= 0; --k) p = fma_(p, r, PackD(inverse_factorial[k]));
   const Int scaled = (Int)p.raw + ((Int)rounded.raw << 52);
   return select(x < -708.0, PackD(0.0), PackD((PackD::Raw)scaled));
+}
+
+// Natural logarithm of positive, finite, normal floats; the same series as above, cut where the first dropped
+// term is below 5e-10.
+PYLOC_INLINE PackF log_(PackF x) {
+  const PackI shifted = bits(x) - 0x3f3504f3;  // sqrt(1/2)
+  const PackI exponent = shift_right(shifted, 23);
+  const PackF m = from_bits(bits(x) - shift_left(exponent, 23)), e = to_float(exponent);
+  const PackF f = (m - 1.0f) / (m + 1.0f), f2 = f * f;
+  PackF p(1.0f / 9);
+  for (int k = 7; k >= 3; k -= 2) p = fma_(p, f2, PackF(1.0f / k));
+  const PackF tail = f * f2 * p;
+  return fma_(e, PackF(6.93359375e-01f), fma_(e, PackF(-2.12194440e-04f), PackF(2.0f) * (f + tail)));
 }
 
 PYLOC_NAMESPACE_END
