@@ -26,6 +26,7 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.cli_checkpoint import convert_checkpoint
 from pyloc_core.cli_describe import build_index, describe
 from pyloc_core.cli_localize import localize
+from pyloc_core.cli_maps import index_map, merge_maps
 from pyloc_core.cli_neurhal import evaluate_neurhal
 from pyloc_core.cli_retrieval import evaluate_retrieval
 
@@ -65,6 +66,8 @@ def _one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+app.command("merge-maps")(_one_line_errors(merge_maps))
+app.command("index-map")(_one_line_errors(index_map))
 app.command("convert-checkpoint")(_one_line_errors(convert_checkpoint))
 app.command("describe")(_one_line_errors(describe))
 app.command("build-index")(_one_line_errors(build_index))

@@ -189,3 +189,38 @@ def test_bench_compares_the_same_results() -> None:
     assert len(whole) > 100
     dense_windows = np.asarray(local.dense())[whole]
     np.testing.assert_allclose(dense_windows, np.array([windows[n] for n in whole]), atol=2e-3)
+
+
+def test_maps_are_merged_and_indexed(scene: Path, place_map: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    from typer.testing import CliRunner
+
+    from pyloc_core.cli import app
+
+    def run(*args: object) -> tuple[int, str]:  # in this process: eight of them take their time
+        done = CliRunner().invoke(app, [str(a) for a in args])
+        return done.exit_code, done.output
+
+    merged = tmp_path / "both"
+    code, text = run("merge-maps", place_map, place_map, merged)
+    assert code == 2 and "give different --names" in text
+    code, text = run("merge-maps", place_map, place_map, merged, "--names", "yard,copy,third")
+    assert code == 2 and "3 names for 2 maps" in text
+    code, text = run("merge-maps", place_map, place_map, merged, "--names", "yard,copy")
+    assert code == 0 and "20 images in 2 scenes" in text, text
+    assert run("index-map", merged, "--kind", "flt")[0] == 2
+    code, text = run("index-map", merged)
+    assert code == 0 and "20 images indexed" in text, text
+    assert (merged / "index.faiss").is_file()
+    out = tmp_path / "poses.json"
+    query = scene / "images" / "query_00.jpg"
+    code, text = run("localize", merged, query, "--cameras", scene / "cameras.json", "--out", out)
+    assert code == 0, text
+    (entry,) = json.loads(out.read_text())["poses"]
+    assert entry["scene"] in ("yard", "copy")
+    angle, _ = pyloc_core.pose_error(np.array(entry["cam_from_world"]), truth(scene, query.name))
+    assert angle < 0.2
+    (merged / "index.faiss").write_bytes(b"")
+    code, text = run("localize", merged, query, "--out", out)
+    assert code == 2 and "index.faiss is damaged" in text
+    assert "Traceback" not in text

@@ -239,12 +239,12 @@ class Map:
         map_file.save(self, Path(folder))
 
     @classmethod
-    def load(cls, folder: str | Path) -> Map:
+    def load(cls, folder: str | Path, *, index: bool = True) -> Map:
         """Read what `save` wrote; large arrays stay on disk and are mapped into memory.
 
         Raises ValueError naming the file that is missing or damaged, or the index that was made for
-        another map; MissingExtra when there is an index and no FAISS.
+        another map; MissingExtra when there is an index and no FAISS. `index=False` passes it over.
         """
         from pyloc_core.localization import map_file
 
-        return map_file.load(Path(folder))
+        return map_file.load(Path(folder), index)

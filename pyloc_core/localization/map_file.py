@@ -68,7 +68,7 @@ def save(built: Map, folder: Path) -> None:
         built.index.save(folder, source=built.retrieval_fingerprint())
 
 
-def load(folder: Path) -> Map:
+def load(folder: Path, with_index: bool = True) -> Map:
     """Read and check both files. ValueError names the one that is missing or damaged."""
     if not folder.is_dir():
         raise ValueError(f"no such map folder: {folder}")
@@ -111,7 +111,7 @@ def load(folder: Path) -> Map:
     problem = _inconsistency(built)
     if problem:
         raise ValueError(f"{path} is damaged: {problem}")
-    if not (folder / DESCRIPTION).exists():
+    if not with_index or not (folder / DESCRIPTION).exists():
         return built
     index = Index.load(folder, source=built.retrieval_fingerprint())
     if index.names != built.image_names:
