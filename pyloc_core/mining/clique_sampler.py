@@ -27,6 +27,8 @@ from pyloc_core.mining.sequences import (
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
+_FARTHEST = 1e9  # metres: beyond it coordinates are no longer exact to a micrometre
+
 
 class MiningError(RuntimeError):
     """A batch could not be filled: the cities do not hold enough places that are tau apart."""
@@ -231,6 +233,10 @@ def _checked_positions(positions: Any, count: int) -> Floats:
     if len(bad):
         raise ValueError(
             f"positions has {len(bad)} frames that are not finite, first frame {bad[0]}"
+        )
+    if np.abs(array).max() > _FARTHEST:
+        raise ValueError(
+            f"positions must be metres below {_FARTHEST:g}, got {np.abs(array).max():g}"
         )
     return array
 

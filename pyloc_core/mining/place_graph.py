@@ -92,8 +92,9 @@ class PlaceGraph:
         self.alive[place] = False  # a threshold of one rounding step: not even near itself
         return np.asarray(place)
 
-    def clique_from(self, rank: int) -> Indices | None:
-        """The first maximal clique of at least K frames that holds the frame of lowest rank."""
+    def clique_from(self, rank: int, *, maximal: bool = True) -> Indices | None:
+        """The first maximal clique of at least K frames that holds the frame of lowest rank; if it need not
+        be maximal, the first K of it."""
         found = self._index.query_ball_point(self.positions[rank], self.threshold * _SLACK)
         around = np.array(found, np.int64)
         around = around[self.alive[around]]
@@ -103,24 +104,28 @@ class PlaceGraph:
         points = self.positions[around]
         kept = closer(points, self.positions[rank], self.threshold)
         kept &= around != rank
-        return self._grow([rank], around[kept], points[kept])
+        return self._grow([rank], around[kept], points[kept], maximal)
 
     def has_clique(self) -> bool:
         """Whether any clique of K frames is left; frames of lower rank than the first such one leave."""
         while self._first < len(self.alive):
-            if self.alive[self._first] and self.clique_from(self._first) is not None:
+            if self.alive[self._first] and self.clique_from(self._first, maximal=False) is not None:
                 return True
             self.alive[self._first] = False
             self._first += 1
         return False
 
-    def _grow(self, members: list[int], candidates: Indices, points: Floats) -> Indices | None:
+    def _grow(
+        self, members: list[int], candidates: Indices, points: Floats, maximal: bool
+    ) -> Indices | None:
         """Depth first over candidates (c,), by rank, at `points` (c, 2), which fit all members.
 
         Below K members a candidate that leads nowhere is given up, and the next one tried. From K members
         on nothing can fail: each candidate that fits all others joins, so that the clique is maximal.
         """
         while len(members) >= self.size or len(members) + len(candidates) >= self.size:
+            if len(members) >= self.size and not maximal:
+                return np.array(members, np.int64)
             if len(members) >= self.size and (
                 not len(candidates) or (len(candidates) > _CROWD and self._all_fit(points))
             ):
@@ -129,7 +134,7 @@ class PlaceGraph:
             fits = closer(rest, points[0], self.threshold)
             candidates = candidates[1:]
             if len(members) < self.size - 1:
-                found = self._grow([*members, chosen], candidates[fits], rest[fits])
+                found = self._grow([*members, chosen], candidates[fits], rest[fits], maximal)
                 if found is not None:
                     return found
                 points = rest
