@@ -1,0 +1,115 @@
+// SPDX-FileCopyrightText: 2026 The pyloc_core authors
+// SPDX-License-Identifier: Apache-2.0
+#include "cpu/salad_aggregate.h"
+
+#include "cpu/row_products.h"
+#include "cpu/salad_backward.h"
+#include "cpu/salad_transport.h"
+#include "cpu/slot_pool.h"
+#include "cpu/unit_parts.h"
+#include "runtime/thread_pool.h"
+
+namespace pyloc::cpu::PYLOC_ISA {
+namespace {
+
+// One item at a time: K becomes P where it lies, and the features a copy in rows of whole packs.
+class Forward {
+ public:
+  Forward(const SaladProblem& p, const SaladOutput& out)
+      : problem_(p), out_(out), ld_(round_up(p.patches, kRowUnit)) {}
+  std::int64_t slot_floats() const {
+    return SaladTransport::floats(problem_.clusters, ld_, problem_.iterations) + problem_.depth * ld_ +
+           round_up(problem_.clusters, 16);
+  }
+  int run(std::int64_t item, float* memory) const;
+
+ private:
+  void write_descriptor(std::int64_t item, float* lengths) const;
+
+  const SaladProblem& problem_;
+  const SaladOutput& out_;
+  std::int64_t ld_;
+};
+
+int Forward::run(std::int64_t item, float* memory) const {
+  const SaladProblem& p = problem_;
+  const std::int64_t m = p.clusters, n = p.patches, l = p.depth;
+  const std::int64_t valid = p.num_columns ? p.num_columns[item] : n;
+  const SaladTransport transport(m, valid, ld_, p.iterations, memory);
+  if (!transport.form_kernel(p.score_dtype, p.scores, item * m * n, n)) return kAggregateBadScores;
+  transport.run();
+  for (std::int64_t step = 0; out_.u && step < p.iterations; ++step) {
+    const std::int64_t at = step * p.batch + item;
+    transport.write_potentials(step, float(p.dustbin), out_.u + at * (m + 1), out_.v + at * n, n);
+  }
+  transport.form_assignment(round_up(valid, kRowUnit));
+  float* features = memory + SaladTransport::floats(m, ld_, p.iterations);
+  for (std::int64_t i = 0; i < l; ++i) {
+    float* row = features + i * ld_;
+    load_floats(p.feature_dtype, p.features, (item * l + i) * n, valid, row);
+    for (std::int64_t j = valid; j < round_up(valid, kRowUnit); ++j) row[j] = 0.0f;
+  }
+  row_products_of<FloatRows>(features, l, ld_, transport.kernel, m, ld_, valid, out_.aggregate + item * l * m,
+                             m);
+  write_descriptor(item, features + l * ld_);
+  const float* sums = out_.aggregate + item * l * m;
+  bool finite = true;
+  for (std::int64_t i = 0; i < l * m; ++i) finite &= isfinite_(sums[i]);
+  return finite ? kAggregateDone : kAggregateBadSums;
+}
+
+void Forward::write_descriptor(std::int64_t item, float* lengths) const {
+  const SaladProblem& p = problem_;
+  const std::int64_t m = p.clusters, l = p.depth, t = p.token_depth;
+  const float* sums = out_.aggregate + item * l * m;
+  float* to = out_.descriptor + item * (t + l * m);
+  column_products(sums, sums, l, m, lengths);
+  float squares = lengths_of(lengths, m), token_length = 0.0f;
+  if (t) {
+    load_floats(p.token_dtype, p.token, item * t, t, to);
+    token_length = std::sqrt(inner_product(to, to, t));
+    squares += unit_square(token_length);
+  }
+  const float factor = inverse_length(std::sqrt(squares));
+  for (std::int64_t i = 0; i < t; ++i) to[i] *= factor * inverse_length(token_length);
+  for (std::int64_t k = 0; k < m; ++k) lengths[k] = factor * inverse_length(lengths[k]);
+  for (std::int64_t i = 0; i < l; ++i)
+    for (std::int64_t k = 0; k < m; ++k) to[t + i * m + k] = sums[i * m + k] * lengths[k];
+}
+
+template <class Work>
+int run_items(const SaladProblem& problem, const Work& work) {
+  if (problem.batch == 0) return kAggregateDone;
+  const int wanted = problem.num_threads > 0 ? problem.num_threads : runtime::default_num_threads();
+  const std::int64_t most = problem.batch < SlotPool::kMax ? problem.batch : SlotPool::kMax;
+  const int threads = int(wanted < most ? wanted : most);
+  const std::int64_t floats = round_up(work.slot_floats(), 16);
+  Scratch<float> memory(std::size_t(floats * threads));
+  if (!memory) return kAggregateOutOfMemory;
+  SlotPool pool(threads);
+  int worst = kAggregateDone;
+  runtime::parallel_for(problem.batch, threads, [&](std::int64_t item) {
+    const int slot = pool.acquire();
+    const int status = work.run(item, memory.data() + slot * floats);
+    pool.release(slot);
+    if (status != kAggregateDone) __atomic_store_n(&worst, status, __ATOMIC_RELAXED);
+  });
+  return worst;
+}
+
+int forward(const SaladProblem& problem, const SaladOutput& out) {
+  return run_items(problem, Forward(problem, out));
+}
+
+int backward(const SaladProblem& problem, const SaladGradients& gradients) {
+  return run_items(problem, SaladBackward(problem, gradients));
+}
+
+}  // namespace
+
+const SaladAggregateKernels& salad_aggregate_kernels() {
+  static constexpr SaladAggregateKernels kernels{&forward, &backward};
+  return kernels;
+}
+
+}  // namespace pyloc::cpu::PYLOC_ISA
