@@ -26,11 +26,13 @@ from pyloc_core.ops.gated_attention import gated_attention
 from pyloc_core.ops.local_loss_maps import local_loss_maps
 from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.match import Matches, match
+from pyloc_core.ops.netvlad_aggregate import netvlad_aggregate
 from pyloc_core.ops.nre_loss import nre_loss
 from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
+from pyloc_core.ops.salad_aggregate import salad_aggregate
 from pyloc_core.ops.score_poses import score_poses
 from pyloc_core.ops.sinkhorn import sinkhorn
 from pyloc_core.pose import (
@@ -80,6 +82,7 @@ __all__ = [
     "map_from_image",
     "match",
     "mutual_matches",
+    "netvlad_aggregate",
     "nre_loss",
     "p3p",
     "pose_error",
@@ -88,6 +91,7 @@ __all__ = [
     "refine_pose_featuremetric",
     "refine_pose_reprojection",
     "rotation_from_quaternion",
+    "salad_aggregate",
     "scale_intrinsics",
     "score_poses",
     "set_isa",

@@ -31,6 +31,8 @@ def as_iterations(iterations: Any) -> int:
 
 def as_scalar(x: Any, name: str) -> float:
     """A finite number: a float, or an array of shape ()."""
+    if isinstance(x, (int, float)) and math.isfinite(x):  # what torch.compile can trace
+        return float(x)
     value = _arrays.as_array(x, name).data
     if value.shape != ():
         raise ValueError(f"{name} must be a number or an array of shape (), got {value.shape}")
@@ -51,9 +53,7 @@ def counts(x: Any, leading: tuple[int, ...], least: int, most: int) -> np.ndarra
     return found
 
 
-def count_tensor(
-    x: Any, leading: tuple[int, ...], least: int, most: int, device: Any
-) -> Any:
+def count_tensor(x: Any, leading: tuple[int, ...], least: int, most: int, device: Any) -> Any:
     """The same as (B,) int64 on a device, whose values are not looked at while they lie there."""
     if x is None:
         return None
@@ -155,7 +155,10 @@ def run_salad(problem: Salad, keep: bool) -> tuple[np.ndarray, ...]:
         out += [np.empty((steps, b, m + 1), np.float32), np.empty((steps, b, n), np.float32)]
     pointers = [_arrays.pointer(a) for a in out] + [0] * (4 - len(out))
     status = _native.salad_aggregate(problem.native(), *pointers)
-    raise_status(status, "salad_aggregate", "scores", {"features": problem.features})
+    others = {"features": problem.features}
+    if problem.token is not None:
+        others["token"] = problem.token
+    raise_status(status, "salad_aggregate", "scores", others)
     return tuple(out)
 
 
@@ -171,6 +174,32 @@ def run_salad_backward(
     return gradients  # type: ignore[return-value]
 
 
+def as_kind(out: np.ndarray, like: _arrays.ArrayIn) -> Any:
+    """A float32 result in the kind and dtype of an argument."""
+    if like.is_torch:
+        torch = _arrays.torch_module()
+        return torch.from_numpy(out).to(getattr(torch, like.dtype))
+    return out.astype("float16") if like.dtype == "float16" else out
+
+
+def as_double(given: Any, array: _arrays.ArrayIn) -> Any:
+    """A checked argument as float64 tensor: the caller's own where it is one, with its gradient."""
+    if _arrays.is_torch(given):
+        return given.double()
+    wide = _arrays.bfloat16_to_float32(array.data) if array.dtype == "bfloat16" else array.data
+    return _arrays.torch_module().from_numpy(wide.astype("float64"))
+
+
+def wants_gradient(tensors: list[Any]) -> bool:
+    torch = _arrays.torch_module()
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def needs_formula_or_gradient(tensors: list[Any]) -> bool:
+    """Whether tensors on the CPU go through the operator all the same."""
+    return any(str(x.dtype) == "torch.float64" for x in tensors) or wants_gradient(tensors)
+
+
 def raise_status(
     status: int, op: str, scores_name: str, others: dict[str, _arrays.ArrayIn]
 ) -> None:
@@ -180,9 +209,81 @@ def raise_status(
     if status == _OUT_OF_MEMORY:
         raise MemoryError(f"{op}: out of memory")
     if status == _BAD_SCORES:
-        raise ValueError(f"{scores_name} holds NaN or +infinity")
+        raise ValueError(f"{scores_name} holds NaN or infinite values")
     assert status == _BAD_SUMS
     for name, array in others.items():
         if not _arrays.all_finite(array):
             raise ValueError(f"{name} holds NaN or infinite values")
     raise ValueError(f"{' or '.join(others)} are too large: their sums leave float32")
+
+
+# ---------------------------------------------------------------------- NetVLAD
+
+
+def check_netvlad_shapes(
+    features: tuple[int, ...], logits: tuple[int, ...], centroids: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """(B, D, K, n), or an error that names the argument."""
+    check_pair(features, "features", logits, "logits")
+    wanted = (logits[-2], features[-2])
+    if centroids != wanted:
+        raise ValueError(f"centroids must have shape (K, D) = {wanted}, got {centroids}")
+    return math.prod(features[:-2]), features[-2], logits[-2], features[-1]
+
+
+@dataclass(frozen=True)
+class Netvlad:
+    """Checked arguments of netvlad_aggregate; shape is (B, D, K, n)."""
+
+    features: _arrays.ArrayIn
+    logits: _arrays.ArrayIn
+    centroids: _arrays.ArrayIn
+    num_columns: np.ndarray | None
+    shape: tuple[int, int, int, int]
+    threads: int
+
+    def native(self) -> tuple[Any, ...]:
+        pointer, valid = _arrays.pointer, self.num_columns
+        return (
+            pointer(self.features.data), pointer(self.logits.data), self.features.code,
+            self.logits.code, pointer(self.centroids.data), *self.shape,
+            0 if valid is None else pointer(valid), self.threads,
+        )  # fmt: skip
+
+
+def check_netvlad(
+    features: Any, logits: Any, centroids: Any, num_valid: Any, threads: int
+) -> Netvlad:
+    """Everything but the values of features and logits, which the kernel looks at."""
+    kinds = {"dtype": _arrays.FEATURE_DTYPES, "finite": False}
+    f = _arrays.as_array(features, "features", **kinds)  # type: ignore[arg-type]
+    s = _arrays.as_array(logits, "logits", **kinds)  # type: ignore[arg-type]
+    c = _arrays.as_array(centroids, "centroids", dtype="float32")
+    shape = check_netvlad_shapes(f.shape, s.shape, c.shape)
+    valid = counts(num_valid, f.shape[:-2], 1, shape[3])
+    return Netvlad(f, s, c, valid, shape, threads)
+
+
+def run_netvlad(problem: Netvlad, keep: bool) -> tuple[np.ndarray, ...]:
+    """descriptor (B, K D), residual (B, K, D), float32, and with `keep` log_sum (B, n)."""
+    b, depth, clusters, n = problem.shape
+    out = [np.empty((b, clusters * depth), np.float32), np.empty((b, clusters, depth), np.float32)]
+    if keep:
+        out.append(np.empty((b, n), np.float32))
+    pointers = [_arrays.pointer(a) for a in out] + [0] * (3 - len(out))
+    status = _native.netvlad_aggregate(problem.native(), *pointers)
+    raise_status(status, "netvlad_aggregate", "logits", {"features": problem.features})
+    return tuple(out)
+
+
+def run_netvlad_backward(
+    problem: Netvlad, residual: np.ndarray, d_descriptor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients (float32) of features, logits and centroids."""
+    b, depth, clusters, n = problem.shape
+    shapes = ((b, depth, n), (b, clusters, n), (clusters, depth))
+    gradients = tuple(np.empty(s, np.float32) for s in shapes)
+    given = (residual, d_descriptor, *gradients)
+    status = _native.netvlad_aggregate_backward(problem.native(), *map(_arrays.pointer, given))
+    raise_status(status, "netvlad_aggregate", "logits", {"features": problem.features})
+    return gradients  # type: ignore[return-value]

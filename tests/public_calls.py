@@ -86,6 +86,18 @@ def transport_arrays() -> dict[str, np.ndarray]:
     return {"scores": scores, **uniform}
 
 
+def patch_arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(7)
+    sizes = {"scores": (2, 6, COUNT), "features": (2, 5, COUNT), "token": (2, 3)}
+    return {n: rng.normal(size=s).astype(np.float32) for n, s in sizes.items()}
+
+
+def vlad_arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(9)
+    sizes = {"features": (2, 5, COUNT), "logits": (2, 6, COUNT), "centroids": (6, 5)}
+    return {n: rng.normal(size=s).astype(np.float32) for n, s in sizes.items()}
+
+
 def operator_calls() -> list[Call]:
     """The operators; those not built yet are left out by `all_calls`."""
     matching = matching_arrays()
@@ -129,6 +141,10 @@ def operator_calls() -> list[Call]:
              flexible=("queries", "keys", "values")),
         Call("sinkhorn", _named("sinkhorn"), transport_arrays(), {"iterations": 5},
              flexible=("scores", "log_row_mass", "log_column_mass"), not_finite_allowed=("scores",)),
+        Call("salad_aggregate", _named("salad_aggregate"), patch_arrays(), {"dustbin": 1.0},
+             flexible=("scores", "features", "token")),
+        Call("netvlad_aggregate", _named("netvlad_aggregate"), vlad_arrays(),
+             flexible=("features", "logits")),
     ]  # fmt: skip
 
 

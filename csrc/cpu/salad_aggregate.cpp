@@ -2,12 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/salad_aggregate.h"
 
-#include "cpu/row_products.h"
 #include "cpu/salad_backward.h"
-#include "cpu/salad_transport.h"
-#include "cpu/slot_pool.h"
-#include "cpu/unit_parts.h"
-#include "runtime/thread_pool.h"
 
 namespace pyloc::cpu::PYLOC_ISA {
 namespace {
@@ -24,7 +19,7 @@ class Forward {
   int run(std::int64_t item, float* memory) const;
 
  private:
-  void write_descriptor(std::int64_t item, float* lengths) const;
+  bool write_descriptor(std::int64_t item, float* lengths) const;  // false: a part is not finite
 
   const SaladProblem& problem_;
   const SaladOutput& out_;
@@ -44,21 +39,13 @@ int Forward::run(std::int64_t item, float* memory) const {
   }
   transport.form_assignment(round_up(valid, kRowUnit));
   float* features = memory + SaladTransport::floats(m, ld_, p.iterations);
-  for (std::int64_t i = 0; i < l; ++i) {
-    float* row = features + i * ld_;
-    load_floats(p.feature_dtype, p.features, (item * l + i) * n, valid, row);
-    for (std::int64_t j = valid; j < round_up(valid, kRowUnit); ++j) row[j] = 0.0f;
-  }
+  PatchRows{p.features, p.feature_dtype, item * l * n, n, valid}.copy(l, features, ld_);
   row_products_of<FloatRows>(features, l, ld_, transport.kernel, m, ld_, valid, out_.aggregate + item * l * m,
                              m);
-  write_descriptor(item, features + l * ld_);
-  const float* sums = out_.aggregate + item * l * m;
-  bool finite = true;
-  for (std::int64_t i = 0; i < l * m; ++i) finite &= isfinite_(sums[i]);
-  return finite ? kAggregateDone : kAggregateBadSums;
+  return write_descriptor(item, features + l * ld_) ? kAggregateDone : kAggregateBadSums;
 }
 
-void Forward::write_descriptor(std::int64_t item, float* lengths) const {
+bool Forward::write_descriptor(std::int64_t item, float* lengths) const {
   const SaladProblem& p = problem_;
   const std::int64_t m = p.clusters, l = p.depth, t = p.token_depth;
   const float* sums = out_.aggregate + item * l * m;
@@ -75,34 +62,15 @@ void Forward::write_descriptor(std::int64_t item, float* lengths) const {
   for (std::int64_t k = 0; k < m; ++k) lengths[k] = factor * inverse_length(lengths[k]);
   for (std::int64_t i = 0; i < l; ++i)
     for (std::int64_t k = 0; k < m; ++k) to[t + i * m + k] = sums[i * m + k] * lengths[k];
-}
-
-template <class Work>
-int run_items(const SaladProblem& problem, const Work& work) {
-  if (problem.batch == 0) return kAggregateDone;
-  const int wanted = problem.num_threads > 0 ? problem.num_threads : runtime::default_num_threads();
-  const std::int64_t most = problem.batch < SlotPool::kMax ? problem.batch : SlotPool::kMax;
-  const int threads = int(wanted < most ? wanted : most);
-  const std::int64_t floats = round_up(work.slot_floats(), 16);
-  Scratch<float> memory(std::size_t(floats * threads));
-  if (!memory) return kAggregateOutOfMemory;
-  SlotPool pool(threads);
-  int worst = kAggregateDone;
-  runtime::parallel_for(problem.batch, threads, [&](std::int64_t item) {
-    const int slot = pool.acquire();
-    const int status = work.run(item, memory.data() + slot * floats);
-    pool.release(slot);
-    if (status != kAggregateDone) __atomic_store_n(&worst, status, __ATOMIC_RELAXED);
-  });
-  return worst;
+  return isfinite_(squares);
 }
 
 int forward(const SaladProblem& problem, const SaladOutput& out) {
-  return run_items(problem, Forward(problem, out));
+  return run_items(problem.batch, problem.num_threads, Forward(problem, out));
 }
 
 int backward(const SaladProblem& problem, const SaladGradients& gradients) {
-  return run_items(problem, SaladBackward(problem, gradients));
+  return run_items(problem.batch, problem.num_threads, SaladBackward(problem, gradients));
 }
 
 }  // namespace

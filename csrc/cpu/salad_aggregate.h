@@ -31,14 +31,7 @@ struct SaladGradients {
   float *d_scores, *d_features, *d_token;
 };
 
-// Bad scores: NaN or +inf. Bad sums: V is not finite, from features that are not or that are too large.
-enum AggregateStatus : int {
-  kAggregateDone = 0,
-  kAggregateOutOfMemory = 1,
-  kAggregateBadScores = 2,
-  kAggregateBadSums = 3
-};
-
+// Both return an AggregateStatus (aggregate_items.h).
 struct SaladAggregateKernels {
   int (*forward)(const SaladProblem& problem, const SaladOutput& out);
   int (*backward)(const SaladProblem& problem, const SaladGradients& gradients);

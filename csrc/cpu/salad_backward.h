@@ -10,7 +10,6 @@
 
 #include "cpu/salad_aggregate.h"
 #include "cpu/salad_transport.h"
-#include "cpu/tile_product.h"
 #include "cpu/unit_parts.h"
 
 PYLOC_NAMESPACE_BEGIN
@@ -18,28 +17,27 @@ PYLOC_NAMESPACE_BEGIN
 class SaladBackward {
  public:
   SaladBackward(const cpu::SaladProblem& p, const cpu::SaladGradients& g)
-      : problem_(p), gradients_(g), ld_(round_up(p.patches, kColumns)) {}
-  std::int64_t slot_floats() const;
+      : problem_(p), gradients_(g), ld_(round_up(p.patches, PatchGradients::kColumns)) {}
+  std::int64_t slot_floats() const {
+    Memory unused;
+    return transport_floats() + place(nullptr, unused) +
+           PatchGradients(problem_.clusters, problem_.depth).floats();
+  }
   int run(std::int64_t item, float* memory) const;
 
  private:
-  static constexpr TileOperand kFloat = TileOperand::kFloat32;
-  static constexpr std::int64_t kColumns = 2 * kTileUnit;  // patches of one block of products
-  static constexpr std::int64_t kPanels = kColumns / kPanelColumns;
-
-  // Working memory of an item besides that of the transport.
+  // Working memory of an item besides that of the transport and of the products.
   struct Memory {
-    float* slope;                      // (m, ld): G, then P G
-    float *sums, *lengths;             // dV (l, m) and |V_k| (m)
-    float *by_cluster, *by_depth;      // dV packed as m rows of l depths and as l rows of m
-    float *features, *weights, *tile;  // a block's operands, and dV P (l, kColumns)
-    float *du, *dv, *p, *q;            // (m, W) lanes, (ld), (T, m + 1), (T, ld)
+    float* slope;            // (m, ld): G, then P G
+    float *sums, *lengths;   // dV (l, m) and |V_k| (m)
+    float *du, *dv, *p, *q;  // (m, W) lanes, (ld), (T, m + 1), (T, ld)
   };
+  std::int64_t transport_floats() const {
+    return round_up(SaladTransport::floats(problem_.clusters, ld_, problem_.iterations), 16);
+  }
   std::int64_t place(float* memory, Memory& to) const;
   void split(std::int64_t item, const Memory& at) const;
-  void products(std::int64_t item, std::int64_t first, const SaladTransport& t, const Memory& at) const;
-  void weigh(std::int64_t first, std::int64_t here, std::int64_t panel, const SaladTransport& t,
-             const Memory& at) const;
+  void multiply(std::int64_t item, const SaladTransport& t, const Memory& at, float* memory) const;
   void take_back(const SaladTransport& t, const Memory& at) const;
   void write_scores(std::int64_t item, const SaladTransport& t, const Memory& at) const;
 
@@ -59,22 +57,11 @@ inline std::int64_t SaladBackward::place(float* memory, Memory& to) const {
   to.slope = take(round_up(m, kPanelRows) * ld_);
   to.sums = take(l * m);
   to.lengths = take(m);
-  to.by_cluster = take(round_up(m, kPanelRows) * l);
-  to.by_depth = take(round_up(l, kPanelRows) * m);
-  to.features = take(kColumns * l);
-  to.weights = take(kColumns * m);
-  to.tile = take(round_up(l, kPanelRows) * kColumns);
   to.du = take(m * PackF::kWidth);
   to.dv = take(ld_);
   to.p = take(T * SaladTransport::x_floats(m));
   to.q = take(T * ld_);
   return used;
-}
-
-inline std::int64_t SaladBackward::slot_floats() const {
-  Memory unused;
-  const std::int64_t m = problem_.clusters;
-  return round_up(SaladTransport::floats(m, ld_, problem_.iterations), 16) + place(nullptr, unused);
 }
 
 // dV and the gradient of the token.
@@ -110,26 +97,22 @@ inline void SaladBackward::split(std::int64_t item, const Memory& at) const {
       at.sums[i * m + k] = at.lengths[k] * (d[i * m + k] - dot[k] * sums[i * m + k]);
 }
 
-// P of a panel of patches, packed, and P G in place of G; adds to du and dv.
-inline void SaladBackward::weigh(std::int64_t first, std::int64_t here, std::int64_t panel,
-                                 const SaladTransport& t, const Memory& at) const {
+// dF, P G in place of G, and the sums of P G by rows and columns, du and dv.
+inline void SaladBackward::multiply(std::int64_t item, const SaladTransport& t, const Memory& at,
+                                    float* memory) const {
   constexpr int W = PackF::kWidth;
-  const std::int64_t m = t.rows, block = tile_depth(kFloat), width = round_up(here, kPanelColumns);
+  const std::int64_t m = problem_.clusters, l = problem_.depth, n = problem_.patches;
   const float *given = t.row_scaling(t.iterations - 1), *taken = t.column_scaling(t.iterations);
-  const std::int64_t column = first + panel * kPanelColumns;
-  for (int q = 0; q < kPanelVectors; ++q) {
-    const std::int64_t j = column + q * W;
+  const auto weigh = [&](std::int64_t j, const auto& packed) {
+    if (j >= t.length()) {  // K holds nothing there
+      for (std::int64_t k = 0; k < m; ++k) PackF(0.0f).store(packed(k));
+      return;
+    }
     const PackF y = PackF::load(taken + j);
     PackF total(0.0f);
     for (std::int64_t k = 0; k < m; ++k) {
-      const std::int64_t depth = k / block * block, depths = m - depth < block ? m - depth : block;
-      float* packed = at.weights + depth * width + (panel * depths + k - depth) * kPanelColumns + q * W;
-      if (j >= t.length()) {
-        PackF(0.0f).store(packed);
-        continue;
-      }
       const PackF weight = PackF(given[k]) * PackF::load(t.row(k) + j) * y;
-      weight.store(packed);
+      weight.store(packed(k));
       float* slope = at.slope + k * ld_ + j;
       const PackF d = weight * PackF::load(slope);
       d.store(slope);
@@ -137,22 +120,16 @@ inline void SaladBackward::weigh(std::int64_t first, std::int64_t here, std::int
       (PackF::load(at.du + k * W) + d).store(at.du + k * W);
     }
     total.store(at.dv + j);
-  }
-}
-
-inline void SaladBackward::products(std::int64_t item, std::int64_t first, const SaladTransport& t,
-                                    const Memory& at) const {
-  const std::int64_t m = problem_.clusters, l = problem_.depth, n = problem_.patches;
-  const std::int64_t here = t.columns - first < kColumns ? t.columns - first : kColumns;
-  const std::int64_t element = problem_.feature_dtype == kFloat32 ? 4 : 2;
-  const char* features = static_cast<const char*>(problem_.features) + item * l * n * element;
-  pack_columns(kFloat, {features, problem_.feature_dtype, 1, n}, first, here, l, at.features);
-  tile_product(kFloat, at.by_cluster, m, at.features, here, l, at.slope + first, ld_);
-  for (std::int64_t panel = 0; panel * kPanelColumns < here; ++panel) weigh(first, here, panel, t, at);
-  tile_product(kFloat, at.by_depth, l, at.weights, here, m, at.tile, kColumns);
+  };
+  PatchGradients products(m, l);
+  products.place(memory, at.sums, 1, m);
+  for (std::int64_t i = 0; i < m * W; ++i) at.du[i] = 0.0f;
+  const PatchRows features{problem_.features, problem_.feature_dtype, item * l * n, n, t.columns};
+  float* d_features = gradients_.d_features + item * l * n;
+  for (std::int64_t first = 0; first < t.columns; first += PatchGradients::kColumns)
+    products.run(features, first, at.slope, ld_, d_features, n, weigh);
   for (std::int64_t i = 0; i < l; ++i)
-    std::memcpy(gradients_.d_features + (item * l + i) * n + first, at.tile + i * kColumns,
-                sizeof(float) * std::size_t(here));
+    for (std::int64_t j = t.columns; j < n; ++j) d_features[i * n + j] = 0.0f;
 }
 
 inline void SaladBackward::take_back(const SaladTransport& t, const Memory& at) const {
@@ -195,22 +172,18 @@ inline void SaladBackward::write_scores(std::int64_t item, const SaladTransport&
 }
 
 inline int SaladBackward::run(std::int64_t item, float* memory) const {
-  const std::int64_t m = problem_.clusters, l = problem_.depth, n = problem_.patches;
+  const std::int64_t m = problem_.clusters, n = problem_.patches;
   const std::int64_t valid = problem_.num_columns ? problem_.num_columns[item] : n;
   const SaladTransport t(m, valid, ld_, problem_.iterations, memory);
-  Memory at;
-  place(memory + round_up(SaladTransport::floats(m, ld_, problem_.iterations), 16), at);
   if (!t.form_kernel(problem_.score_dtype, problem_.scores, item * m * n, n)) return cpu::kAggregateBadScores;
   t.run();
+  Memory at;
+  float* rest = memory + transport_floats();
+  rest += place(rest, at);
   split(item, at);
-  pack_rows(kFloat, {at.sums, kFloat32, 1, m}, 0, m, l, at.by_cluster);
-  pack_rows(kFloat, {at.sums, kFloat32, m, 1}, 0, l, m, at.by_depth);
-  for (std::int64_t i = 0; i < m * PackF::kWidth; ++i) at.du[i] = 0.0f;
-  for (std::int64_t first = 0; first < valid; first += kColumns) products(item, first, t, at);
+  multiply(item, t, at, rest);
   take_back(t, at);
   write_scores(item, t, at);
-  for (std::int64_t i = 0; i < l; ++i)
-    for (std::int64_t j = valid; j < n; ++j) gradients_.d_features[(item * l + i) * n + j] = 0.0f;
   return cpu::kAggregateDone;
 }
 

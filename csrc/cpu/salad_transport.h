@@ -8,26 +8,13 @@
 // Every cluster's mass a_i is 1, the dustbin's n - m; a row without any finite score has x_i = 0.
 #pragma once
 
+#include "cpu/aggregate_items.h"
 #include "cpu/row_softmax.h"
 #include "cpu/simd_math.h"
-#include "cpu/tile_pack.h"
 
 PYLOC_NAMESPACE_BEGIN
 
 constexpr int kSweepRows = 4;  // rows of K that share the loads of y and of the column sums
-
-// Element `first` and on of an array as float32.
-inline void load_floats(int dtype, const void* from, std::int64_t first, std::int64_t count, float* to) {
-  if (dtype == kFloat32) {
-    std::memcpy(to, static_cast<const float*>(from) + first, sizeof(float) * std::size_t(count));
-    return;
-  }
-  const auto* half = static_cast<const std::uint16_t*>(from) + first;
-  if (dtype == kFloat16)
-    for (std::int64_t i = 0; i < count; ++i) to[i] = LoadFloat16::load(half + i);
-  else
-    for (std::int64_t i = 0; i < count; ++i) to[i] = LoadBf16::load(half + i);
-}
 
 inline bool all_below_infinity(const float* values, std::int64_t count) {
   bool all_are = true;

@@ -12,9 +12,10 @@ PYLOC_NAMESPACE_BEGIN
 
 constexpr float kNoLength = 1e-12f;
 
-// The square of the length of a part divided by max(length, kNoLength).
+// The square of the length of a part divided by max(length, kNoLength); infinity and NaN stay what they are.
 PYLOC_INLINE float unit_square(float length) {
-  return length > kNoLength ? 1.0f : (length / kNoLength) * (length / kNoLength);
+  if (length > kNoLength) return isfinite_(length) ? 1.0f : length;
+  return (length / kNoLength) * (length / kNoLength);
 }
 PYLOC_INLINE float inverse_length(float length) { return 1.0f / (length > kNoLength ? length : kNoLength); }
 
@@ -39,7 +40,8 @@ inline void column_products(const float* a, const float* b, std::int64_t depth, 
     for (std::int64_t k = 0; k < parts; ++k) sums[k] += a[l * parts + k] * b[l * parts + k];
 }
 
-// Lengths of vectors whose squares are given, in place, and the sum of their unit squares.
+// Lengths of vectors whose squares are given, in place, and the sum of their unit squares, which is not
+// finite when one of the lengths is not.
 inline float lengths_of(float* squares, std::int64_t parts) {
   float total = 0.0f;
   for (std::int64_t k = 0; k < parts; ++k) {

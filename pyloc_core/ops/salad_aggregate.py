@@ -73,15 +73,7 @@ def salad_aggregate(
         return _reference(problem, arrays)
     out = _aggregation.run_salad(problem, False)[0]
     out = out.reshape(*problem.scores.shape[:-2], out.shape[-1])
-    return _as_kind(out, problem.features)
-
-
-def _as_kind(out: Any, like: _arrays.ArrayIn) -> Any:
-    """A float32 result in the kind and dtype of an argument."""
-    if like.is_torch:
-        torch = _arrays.torch_module()
-        return torch.from_numpy(out).to(getattr(torch, like.dtype))
-    return out.astype("float16") if like.dtype == "float16" else out
+    return _aggregation.as_kind(out, problem.features)
 
 
 def _needs_torch(arrays: dict[str, Any], implementation: str | None) -> bool:
@@ -94,12 +86,7 @@ def _needs_torch(arrays: dict[str, Any], implementation: str | None) -> bool:
     if not all(_arrays.is_torch(tensors[n]) for n in ("scores", "features")):
         return False
     found = [x for x in tensors.values() if _arrays.is_torch(x)]
-    return any(str(x.dtype) == "torch.float64" for x in found) or _wants_gradient(found)
-
-
-def _wants_gradient(tensors: list[Any]) -> bool:
-    torch = _arrays.torch_module()
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return _aggregation.needs_formula_or_gradient(found)
 
 
 def _reference(problem: _aggregation.Salad, arrays: dict[str, Any]) -> Any:
@@ -107,26 +94,20 @@ def _reference(problem: _aggregation.Salad, arrays: dict[str, Any]) -> Any:
 
     module = _dispatch.reference_module(_OP)
 
-    def wide(name: str, array: _arrays.ArrayIn) -> Any:
-        given = arrays[name]
-        if isinstance(given, torch.Tensor):
-            return given.double()
-        data = array.data
-        return torch.from_numpy(
-            _arrays.bfloat16_to_float32(data) if array.dtype == "bfloat16" else data
-        ).double()
-
     b, m, n, depth, t = problem.shape
-    scores = wide("scores", problem.scores).reshape(b, m, n)
-    features = wide("features", problem.features).reshape(b, depth, n)
-    token = None if problem.token is None else wide("token", problem.token).reshape(b, t)
+    scores = _aggregation.as_double(arrays["scores"], problem.scores).reshape(b, m, n)
+    features = _aggregation.as_double(arrays["features"], problem.features).reshape(b, depth, n)
+    token = None
+    if problem.token is not None:
+        token = _aggregation.as_double(arrays["token"], problem.token).reshape(b, t)
     _tensors.check_finite(features=features)
     if (scores.isnan() | (scores == torch.inf)).any():
         raise ValueError("scores holds NaN or +infinity")
-    dustbin = arrays["dustbin"]
-    dustbin = torch.as_tensor(dustbin, dtype=torch.float64)
+    dustbin = torch.as_tensor(arrays["dustbin"], dtype=torch.float64)
     valid = None if problem.num_columns is None else torch.from_numpy(problem.num_columns)
-    out = module.salad_aggregate(scores, features, token, dustbin, valid, problem.iterations).descriptor
+    out = module.salad_aggregate(
+        scores, features, token, dustbin, valid, problem.iterations
+    ).descriptor
     out = out.reshape(*problem.scores.shape[:-2], out.shape[-1])
     return out if problem.scores.is_torch or problem.features.is_torch else out.numpy()
 
@@ -159,7 +140,7 @@ def _with_torch(
     valid = _aggregation.count_tensor(num_valid, leading, m + 1, n, device)
     token = None if token is None else token.reshape(b, t)
     given = (scores.reshape(b, m, n), features.reshape(b, depth, n), token, dustbin)
-    if _wants_gradient([x for x in given if x is not None]):
+    if _aggregation.wants_gradient([x for x in given if x is not None]):
         out = _Aggregate.apply(*given, valid, *options)
     else:
         out = torch.ops.pyloc_core.salad_aggregate(*given, valid, *options)[0]
@@ -291,8 +272,12 @@ def _backward_op(
     return d_scores, d_features, no_token if token is None else d_token, d_dustbin
 
 
-def _backward_fake(scores: Any, features: Any, token: Any, dustbin: Any, *_: Any) -> tuple[Any, ...]:
-    d_token = features.new_empty(features.shape[0], 0) if token is None else token.new_empty(token.shape)
+def _backward_fake(
+    scores: Any, features: Any, token: Any, dustbin: Any, *_: Any
+) -> tuple[Any, ...]:
+    d_token = (
+        features.new_empty(features.shape[0], 0) if token is None else token.new_empty(token.shape)
+    )
     return (
         scores.new_empty(scores.shape),
         features.new_empty(features.shape),

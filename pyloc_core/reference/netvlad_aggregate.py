@@ -14,7 +14,7 @@ from pyloc_core.reference.normalise import normalise, normalise_backward
 
 class Aggregated(NamedTuple):
     """descriptor (B, K D), the residual sums (B, K, D) before normalisation, and ln of the sum of
-    exponentials of every patch's logits (B, n)."""
+    exponentials of every patch's logits (B, n), +inf for patches that take no part."""
 
     descriptor: Tensor
     residual: Tensor
@@ -39,7 +39,10 @@ def netvlad_aggregate(
     mixed = torch.einsum("bkn,bdn->bkd", weights, features)
     residual = mixed - weights.sum(2, keepdim=True) * centroids
     descriptor = normalise(normalise(residual, 2).flatten(1), 1)
-    return Aggregated(descriptor, residual, torch.logsumexp(logits, 1))
+    log_sum = torch.logsumexp(logits, 1)
+    if num_columns is not None:
+        log_sum = log_sum.masked_fill(weights.sum(1) == 0, torch.inf)
+    return Aggregated(descriptor, residual, log_sum)
 
 
 def netvlad_aggregate_backward(
@@ -48,12 +51,13 @@ def netvlad_aggregate_backward(
     centroids: Tensor,
     num_columns: Tensor | None,
     residual: Tensor,
+    log_sum: Tensor,
     d_descriptor: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of features, logits and centroids. With R the gradient of the residuals,
     G_kj = <R_k, x_j - c_k>: dx_j = sum_k w_kj R_k, ds_kj = w_kj (G_kj - sum_k w_kj G_kj) and
     dc_k = -sum_j w_kj R_k."""
-    weights = soft_assignment(logits, num_columns)
+    weights = (logits - log_sum[:, None]).exp()
     d_parts = normalise_backward(normalise(residual, 2).flatten(1), d_descriptor, 1)
     d_residual = normalise_backward(residual, d_parts.reshape(residual.shape), 2)
     d_features = torch.einsum("bkd,bkn->bdn", d_residual, weights)
