@@ -67,6 +67,7 @@ def count_tensor(x: Any, leading: tuple[int, ...], least: int, most: int, device
             raise ValueError(f"num_valid must be an int, or integers {leading}, got {x!r}")
         return x.long().expand(leading).reshape(-1).contiguous().to(device)
     found = counts(x, leading, least, most)
+    assert found is not None
     return _tensors.on_device(found, "num_valid", device)
 
 

@@ -88,7 +88,7 @@ def transport_arrays() -> dict[str, np.ndarray]:
 
 def patch_arrays() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(7)
-    sizes = {"scores": (2, 6, COUNT), "features": (2, 5, COUNT), "token": (2, 3)}
+    sizes = {"scores": (2, 6, COUNT), "features": (2, 5, COUNT)}
     return {n: rng.normal(size=s).astype(np.float32) for n, s in sizes.items()}
 
 
@@ -141,8 +141,9 @@ def operator_calls() -> list[Call]:
              flexible=("queries", "keys", "values")),
         Call("sinkhorn", _named("sinkhorn"), transport_arrays(), {"iterations": 5},
              flexible=("scores", "log_row_mass", "log_column_mass"), not_finite_allowed=("scores",)),
-        Call("salad_aggregate", _named("salad_aggregate"), patch_arrays(), {"dustbin": 1.0},
-             flexible=("scores", "features", "token")),
+        Call("salad_aggregate", _named("salad_aggregate"), patch_arrays(),
+             {"dustbin": 1.0, "token": None}, flexible=("scores", "features"),
+             not_finite_allowed=("scores",)),
         Call("netvlad_aggregate", _named("netvlad_aggregate"), vlad_arrays(),
              flexible=("features", "logits")),
     ]  # fmt: skip

@@ -69,6 +69,15 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
             "log_row_mass": np.full(300, -np.log(300)),
             "log_column_mass": np.full(200, -np.log(200)),
         },
+        "salad_aggregate": {
+            "scores": rng.normal(size=(6, 16, 300)).astype(np.float32),
+            "features": rng.normal(size=(6, 20, 300)).astype(np.float32),
+        },
+        "netvlad_aggregate": {
+            "features": rng.normal(size=(6, 20, 300)).astype(np.float32),
+            "logits": rng.normal(size=(6, 16, 300)).astype(np.float32),
+            "centroids": rng.normal(size=(16, 20)).astype(np.float32),
+        },
         "LossMaps.from_dense": {"maps": maps},
         "LossMaps.evaluate": {"maps": maps, "xy": maps_xy},
         "LossMaps.mass": {"maps": maps, "centers": maps_xy},

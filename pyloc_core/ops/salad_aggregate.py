@@ -121,7 +121,7 @@ def _with_torch(
     """`options` are the operator's last arguments: iterations, num_threads, implementation."""
     _prepare()
     torch = _arrays.torch_module()
-    tensors = {
+    tensors: dict[str, Any] = {
         n: None if x is None else _tensors.check(x, n, dtype=_DTYPES)
         for n, x in arrays.items()
         if n != "dustbin"
