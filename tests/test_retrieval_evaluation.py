@@ -71,7 +71,7 @@ def test_the_command_on_descriptors(nordland, tmp_path) -> None:
         "--ks", "1,2", "--option", "tolerance=2",
     )  # fmt: skip
     assert code == 0, text
-    assert "60 queries, 60 database images, at most 2 frames" in text and "R@1 " in text
+    assert "60 queries, 60 database images, at most 2 frames away" in text and "R@1 " in text
     content = json.loads(out.read_text())
     assert set(content["recall"]) == {"1", "2"} and content["random_weights"] is False
     assert content["sensitivity"]["count"][0] == 60 and len(content["curve"]["thresholds"]) == 25

@@ -94,7 +94,7 @@ def evaluate_retrieval(
     if sensitivity:
         with _timed(seconds, "sensitivity"):
             queries, database = benchmark.places()
-            edges = np.arange(0.0, 41.0) if benchmark.rule == "frames" else EDGES
+            edges = np.append(0, np.arange(0.5, 41)) if benchmark.rule == "frames" else EDGES
             sensed = distance_sensitivity(
                 query_descriptors, queries, edges, database_descriptors=database_descriptors,
                 database_positions=database, seed=seed,

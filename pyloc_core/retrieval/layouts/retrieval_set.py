@@ -54,7 +54,7 @@ class RetrievalSet:
     listed: tuple[Indices, ...] | None = None
 
     def __str__(self) -> str:
-        rule = {"metres": f"within {self.threshold:g} m", "frames": f"at most {self.threshold:g} frames",
+        rule = {"metres": f"within {self.threshold:g} m", "frames": f"at most {self.threshold:g} frames away",
                 "listed": "as listed"}[self.rule]  # fmt: skip
         return (
             f"{self.name}: {len(self.queries.images)} queries, "
