@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyloc_core.models.network import initialise
+from pyloc_core.ops.salad_aggregate import salad_aggregate
 
 # Descriptor sizes of the thesis, section 4.2.1, as options of the head and of the network. It prints
 # 15 clusters for the smallest, which would be 480 values and not the 512 of its tables.
@@ -101,8 +102,9 @@ class SALADHead(nn.Module):
             given = "no token" if token is None else "a token"
             raise ValueError(f"a head with token_dim {self.token_dim} was given {given}")
         of_token = None if token is None else _accumulated(self.token_features(token))
-        with torch.autocast(scores.device.type, enabled=False):
-            return _plain_aggregate(scores, features, of_token, self.dust_bin, self.iterations)
+        return salad_aggregate(
+            scores, features, of_token, self.dust_bin, iterations=self.iterations
+        )
 
     def _checked(self, patches: Tensor) -> Tensor:
         if patches.dim() != 4 or patches.shape[1] != self.channels:
@@ -134,13 +136,3 @@ def _plain_assignment(scores: Tensor, dustbin: Tensor, iterations: int) -> Tenso
         u = log_a - (s + v[:, None]).logsumexp(2)
         v = -(s + u[..., None]).logsumexp(1)
     return s + u[..., None] + v[:, None]
-
-
-def _plain_aggregate(
-    scores: Tensor, features: Tensor, token: Tensor | None, dustbin: Tensor, iterations: int
-) -> Tensor:
-    weights = _plain_assignment(scores, dustbin, iterations)[:, :-1].exp()
-    sums = nn.functional.normalize(features @ weights.transpose(1, 2), dim=1).flatten(1)
-    if token is not None:
-        sums = torch.cat([nn.functional.normalize(token, dim=1), sums], 1)
-    return nn.functional.normalize(sums, dim=1)
