@@ -14,8 +14,9 @@ pytest.importorskip("safetensors")
 
 from wall_scene import CAMERA, POSES, QUERY, TEXTURES, build, points, render, textures  # noqa: E402
 
-from pyloc_core import pose_error  # noqa: E402
+from pyloc_core import Camera, LossMaps, pose_error, score_poses  # noqa: E402
 from pyloc_core.localization import Localizer, Map  # noqa: E402
+from pyloc_core.localization.agreement import agreement  # noqa: E402
 from pyloc_core.localization.covisibility import covisibility_clusters  # noqa: E402
 
 OTHER = textures(10)
@@ -140,27 +141,58 @@ def test_clusters_of_one_place_are_compared_and_then_joined() -> None:
     assert found.chosen == int(np.argmax(gains))
     for cluster, gain in zip(found.clusters, gains):
         assert 100 < cluster.num_points < len(found.point_indices)
-        assert gain > 1.5 * cluster.estimate.gain  # the other half of the points agrees as well
-        # What was summed: Eq. 4.6 of all maps at the cluster's pose.
+        # What was summed: the gains of all maps at the cluster's pose, the best of each cell.
         pose = cluster.estimate.cam_from_world
         over = found.coarse_camera
         xy, front = over.project(found.xyz @ pose[:, :3].T + pose[:, 3])
         size = found.coarse_maps.size
         at = np.where(front[:, None], xy, np.nan) * [size[1] / over.width, size[0] / over.height]
-        losses = found.coarse_maps.evaluate(at - 0.5)
-        expected = (found.coarse_maps.log_cardinality - losses).sum()
-        assert gain == pytest.approx(expected, rel=1e-4)
+        each = found.coarse_maps.log_cardinality - found.coarse_maps.evaluate(at - 0.5)
+        cells: dict[tuple[int, ...], float] = {}
+        for cell, one in zip(np.nan_to_num(np.rint(at - 0.5)), each):
+            cells[tuple(cell)] = max(cells.get(tuple(cell), 0.0), float(one))
+        assert gain == pytest.approx(sum(cells.values()))
+        assert gain < each.sum()
     assert len(found.point_indices) == sum(c.num_points for c in found.clusters)
     assert (np.diff(found.point_indices) > 0).all()
     assert pose_error(found.estimate.cam_from_world, QUERY)[0] < 0.15
-    assert found.coarse.gain >= max(gains) * 0.99
+    assert found.coarse.gain >= max(gains)
+
+
+def test_agreement_counts_cells_and_not_points() -> None:
+    """A camera far away sees everything in one cell; if that cell looks like everything, all agree."""
+    count, size = 400, (30, 40)
+    camera = Camera("PINHOLE", 320, 240, (300.0, 300.0, 160.0, 120.0))
+    rng = np.random.default_rng(4)
+    xyz = np.column_stack(
+        [rng.uniform(-2, 2, count), rng.uniform(-1.5, 1.5, count), np.full(count, 5.0)]
+    )
+    far = np.column_stack([np.eye(3), [0.0, 0.0, 1e4]])
+    near = np.eye(3, 4)
+    dense = np.full((count, *size), np.log(1201.0), np.float32)
+    dense[:, 14:17, 18:22] -= 4  # the hub
+    right = np.rint(np.asarray(camera.project(xyz)[0]) / 8 - 0.5).astype(int)
+    # Every other map has its true cell as well, no better than the hub.
+    for n in range(0, count, 2):
+        x, y = right[n]
+        if 0 <= x < size[1] and 0 <= y < size[0]:
+            dense[n, y, x] -= 4
+    maps = LossMaps.from_dense(dense)
+    hub, true = agreement(maps, xyz, camera, far), agreement(maps, xyz, camera, near)
+    assert hub.points == count and hub.cells <= 4 and hub.collapsed
+    assert not true.collapsed and true.cells > 100
+    total = [-np.ravel(score_poses(maps, xyz, camera, pose[None]))[0] for pose in (far, near)]
+    assert total[0] > total[1]  # by points the wrong pose wins
+    assert true.gain > 20 * hub.gain
+    behind = np.column_stack([np.diag([-1.0, 1.0, -1.0]), np.zeros(3)])
+    assert agreement(maps, xyz, camera, behind) == (0.0, 0, 0)
 
 
 def test_one_cluster_is_the_same_as_no_clusters() -> None:
     model, photo = build(), render(QUERY)
     found = Localizer(model).localize_detailed(photo, CAMERA)
     assert len(found.clusters) == 1 and found.chosen == 0
-    assert found.clusters[0].union_gain == found.clusters[0].estimate.gain
+    assert 0 < found.clusters[0].union_gain < found.clusters[0].estimate.gain
     wide = Localizer(model, top_k=100, max_clusters=9, min_shared_points=50)
     again = wide.localize(photo, CAMERA)
     assert np.array_equal(again.cam_from_world, found.estimate.cam_from_world)

@@ -147,6 +147,11 @@ def test_photos_without_an_answer(model: Map) -> None:
         assert np.isfinite(estimate.cam_from_world).all()
 
 
+def test_a_fine_stage_without_any_patch_is_no_success(model: Map, photo: np.ndarray) -> None:
+    found = Localizer(model, max_angle=1e-6).localize(photo, CAMERA)
+    assert not found.success and "fine stage" in found.reason
+
+
 def test_maps_with_hardly_any_points(photo: np.ndarray) -> None:
     for xyz in (np.zeros((0, 3)), points()[:1], points()[:3], np.tile(points()[:1], (50, 1))):
         estimate = Localizer(build(xyz)).localize(photo, CAMERA)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core.camera import Camera
+from pyloc_core.localization.agreement import Agreement, agreement
 from pyloc_core.localization.features import Features
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import LocalizerOptions
@@ -21,7 +22,6 @@ from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.match import match
 from pyloc_core.ops.refine_pose import refine_pose
-from pyloc_core.ops.score_poses import score_poses
 from pyloc_core.pose import PoseEstimate
 
 Array = npt.NDArray[np.float64]
@@ -58,8 +58,8 @@ class CoarseStage:
     def locate(self, clusters: list[Index], photo: Photo) -> Localization:
         """The best pose among clusters of views; every cluster's loss maps are made in one call.
 
-        The poses of a scene's clusters are compared by their gain over the points of all of them: by
-        the sum of its losses a cluster with few points would win, by its own gain one with many.
+        Poses are compared by their gain over the points of all clusters of their scene: by the sum of
+        its losses a cluster with few points would win. Every cell of the photo counts once (`agreement`).
         """
         parts = [choose_points(self.model, views, self.options.max_points) for views in clusters]
         joint, ptr = _joined(parts)
@@ -117,23 +117,20 @@ class CoarseStage:
         poses: list[PoseEstimate],
         photo: Photo,
     ) -> _Choice:
-        gains = np.full(len(poses), -np.inf)
         scene = np.array([self._scene(views) for views in clusters])
-        union = {}
-        for one in np.unique(scene):
-            members = np.flatnonzero(scene == one)
-            union[one] = _union(points, ptr, members)
-            alive = [b for b in members if poses[b].success]
-            if len(members) == 1:
-                gains[alive] = [poses[b].gain for b in alive]
-            elif alive:
-                rows = union[one]
-                cost = score_poses(
-                    maps[rows], self.model.xyz[points[rows]], photo.over,
-                    np.array([poses[b].cam_from_world for b in alive]),
-                    num_threads=photo.num_threads,
-                )  # fmt: skip
-                gains[alive] = len(rows) * maps.log_cardinality - cost
+        union = {one: _union(points, ptr, np.flatnonzero(scene == one)) for one in np.unique(scene)}
+        gains = np.full(len(poses), -np.inf)
+        for b, pose in enumerate(poses):
+            if not pose.success:
+                continue
+            own = self._agreement(maps, points, np.arange(ptr[b], ptr[b + 1]), pose, photo)
+            if own.collapsed:
+                why = f"the {own.points} points that agree fall on {own.cells} cells of the photo"
+                poses[b] = replace(pose, success=False, reason=why)
+            elif (scene == scene[b]).sum() == 1:
+                gains[b] = own.gain
+            else:
+                gains[b] = self._agreement(maps, points, union[scene[b]], pose, photo).gain
         best = int(gains.argmax())
         rows, pose = np.arange(ptr[best], ptr[best + 1]), poses[best]
         if pose.success and (scene == scene[best]).sum() > 1:
@@ -142,6 +139,13 @@ class CoarseStage:
             if refined.success:  # other clusters' maps may drown the agreement of a small one's
                 rows, pose = every, refined
         return _Choice(points[rows], rows, pose, best, gains)
+
+    def _agreement(
+        self, maps: LossMaps, points: Index, rows: Index, pose: PoseEstimate, photo: Photo
+    ) -> Agreement:
+        part = maps if np.array_equal(rows, np.arange(len(maps))) else maps[rows]
+        start = np.asarray(pose.cam_from_world)
+        return agreement(part, self.model.xyz[points[rows]], photo.over, start)
 
     def _localization(
         self,

@@ -272,8 +272,11 @@ class Localizer:
             extent = self.options.window * fine.stride / coarse.stride
             at = np.where(inside[:, None], coarse.cells(xy), np.nan)
             mass = np.minimum(found.coarse_maps.mass(at, extent), 1.0)[patches.owner]
+        described = patches.descriptors
+        if not len(patches.owner):  # no reference image sees a point from where the photo does
+            described = np.zeros((0, fine.values.shape[0]), np.float32)
         each = local_loss_maps(
-            patches.descriptors, fine.values, centres[patches.owner], window=self.options.window,
+            described, fine.values, centres[patches.owner], window=self.options.window,
             coarse_mass=mass, strides=(fine.stride, levels[0].stride),
             temperature=1 / float(self.descriptor.beta[-1]), max_entries=self.options.max_entries,
             num_threads=num_threads,

@@ -30,8 +30,8 @@ class Cluster:
         views: the images compared with, nearest first.
         num_points: points that they see and that were used.
         estimate: the coarse pose on these points alone; without success its reason says why.
-        union_gain: of that pose, over the points of all clusters of the scene, nats; what decides
-            between clusters. -inf without a pose.
+        union_gain: of that pose over the points of all clusters of the scene, nats, every cell of the
+            photo counted once (`agreement`): what decides between clusters. -inf without a pose.
     """
 
     scene: str

@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""How much of a photo agrees with a pose, rather than how many points.
+
+Loss maps of a wrong place are not independent: some cells of the photo (sky, blurred walls) look a
+little like everything. A camera that stands far away sees all points of a place in such a cell, and
+every one of them agrees. Counted by points such a pose can have a larger gain than the right one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pyloc_core.camera import Camera
+from pyloc_core.geometry import map_from_image
+from pyloc_core.maps import LossMaps
+from pyloc_core.pose import transform_points
+
+Array = npt.NDArray[np.float64]
+# Of 20 photos in maps of other places, those with a pose had 8 to 47 points in agreement per 10 .. 36
+# cells, at most 2 cells per 4 points; of 33 photos in maps of their own place, 6 cells and more per 10
+# points, 234 cells and more (benchmarks/results/merged_map.md).
+_FEWEST_CELLS, _POINTS_PER_CELL = 100, 3
+
+
+class Agreement(NamedTuple):
+    """Of one pose. `gain`: nats, every cell of the photo counted once, with the best point in it;
+    `points` that are consistent with the pose; `cells` that they fall in."""
+
+    gain: float
+    points: int
+    cells: int
+
+    @property
+    def collapsed(self) -> bool:
+        """Many points agree, and they are all in a few cells."""
+        return self.cells < _FEWEST_CELLS and self.points > _POINTS_PER_CELL * self.cells
+
+
+def agreement(maps: LossMaps, xyz: Array, camera: Camera, cam_from_world: Array) -> Agreement:
+    """Agreement of N full loss maps of points (N, 3) with a pose; `camera` over the maps' cells.
+
+    A point is consistent when its gain is at least half its map's peak, and the peak more than 1 nat
+    above a flat map's (csrc/include/pyloc/consensus.h).
+    """
+    xy, front = camera.project(transform_points(cam_from_world, xyz))
+    at = map_from_image(np.asarray(xy), camera.size, maps.size)
+    at = np.where(np.asarray(front)[:, None], at, np.nan)
+    gain = maps.log_cardinality - np.asarray(maps.evaluate(at, num_threads=1))
+    live = np.flatnonzero(gain > 0)
+    height, width = maps.size
+    cell = np.rint(at[live]).astype(np.int64) @ [1, width]
+    best = np.zeros(height * width + width + 1)  # points half a cell outside have gains as well
+    np.maximum.at(best, np.clip(cell, 0, len(best) - 1), gain[live])
+    peak = maps.peak_gain
+    consistent = (gain[live] >= 0.5 * peak[live]) & (peak[live] > 1 + maps.flat_gain[live])
+    return Agreement(float(best.sum()), int(consistent.sum()), len(np.unique(cell[consistent])))
