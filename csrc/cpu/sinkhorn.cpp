@@ -79,7 +79,12 @@ void write_plan(const SinkhornProblem& p, const SinkhornItem& item, std::int64_t
       store(i, row, 0, n);
       continue;
     }
-    item.log_plan_row(i < in.rows ? i : in.rows, row);
+    const std::int64_t compact = i < in.rows ? i : in.rows;
+    if (in.columns == p.columns && p.dtype == kFloat32) {
+      item.write_log_plan_row(compact, row, static_cast<float*>(out) + (b * m + i) * n);
+      continue;
+    }
+    item.log_plan_row(compact, row);
     if (in.columns == p.columns) {
       store(i, row, 0, n);
       continue;

@@ -209,7 +209,7 @@ class SinkhornAdjoint {
           x.z[i + r] = dot[1][r] > 0.0f ? d / dot[1][r] : 0.0f;
         }
         const float* factors[2] = {x.z + i, x.alpha_before + i};
-        add_rows<2>(it_.kernel_ + i * ld_, ld_, factors, sums);
+        add_rows<2>(it_.kernel_ + i * ld_, ld_, factors, sums, it_.kernel_ + (i + kSweepRows) * ld_);
       }
     });
   }

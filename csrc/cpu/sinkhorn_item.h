@@ -126,6 +126,19 @@ class SinkhornItem {
     for (std::int64_t c = 0; c < ld_; c += PackF::kWidth)
       (PackF::load(out + c) + u + PackF::load(v_ + c)).store(out + c);
   }
+  // The same into `columns()` floats anywhere; `scratch` has ld floats.
+  void write_log_plan_row(std::int64_t i, float* scratch, float* out) const {
+    constexpr int W = PackF::kWidth;
+    RowView row;
+    view_row(i, scratch, row);
+    const PackF u(u_[i]);
+    const std::int64_t whole = n_ / W * W;
+    std::int64_t c = 0;
+    for (; c < row.whole && c < whole; c += W)
+      (PackF::load(row.from + c) + u + PackF::load(v_ + c)).store(out + c);
+    for (; c < n_; c += W)
+      (row.at(c) + u + PackF::load(v_ + c)).store_partial(out + c, int(n_ - c < W ? n_ - c : W));
+  }
 
  private:
   friend class SinkhornLogDomain;
@@ -189,6 +202,31 @@ class SinkhornItem {
     for (std::int64_t j = n_; j < ld_; ++j) out[j] = kNothing;
   }
 
+  // A row of A where it lies, in whole packs, and its end, with the dustbin and the padding.
+  struct RowView {
+    const float* from;
+    std::int64_t whole;
+    alignas(64) float tail[3 * kSweepColumns];
+    PYLOC_INLINE PackF at(std::int64_t c) const {
+      return PackF::load(c < whole ? from + c : tail + (c - whole));
+    }
+  };
+  // `scratch` (ld floats) holds the row where it cannot be read in place.
+  void view_row(std::int64_t i, float* scratch, RowView& view) const {
+    if (in_.dtype != kFloat32 || i == in_.rows) {
+      scores_row(i, scratch);
+      view.from = scratch;
+      view.whole = ld_;
+      return;
+    }
+    view.from = static_cast<const float*>(in_.scores) + i * in_.row_stride;
+    view.whole = in_.columns / PackF::kWidth * PackF::kWidth;
+    std::int64_t held = in_.columns - view.whole;
+    std::memcpy(view.tail, view.from + view.whole, sizeof(float) * std::size_t(held));
+    if (in_.dustbin_sides >> 1) view.tail[held++] = in_.dustbin;
+    for (; view.whole + held < ld_; ++held) view.tail[held] = kNothing;
+  }
+
   bool build_row(std::int64_t i) {
     constexpr int W = PackF::kWidth;
     float* k = kernel_ + i * ld_;
@@ -197,21 +235,33 @@ class SinkhornItem {
       peak_[i] = 0.0f;
       return true;
     }
-    scores_row(i, k);
-    PackF top(kNothing);
-    PackMask<float> bad = PackF(0.0f) > 0.0f;
-    for (std::int64_t c = 0; c < ld_; c += W) {
-      const PackF x = PackF::load(k + c);
-      top = max_(x, top);
-      bad = mask_or(bad, mask_not(x < HUGE_VALF));
+    RowView row;
+    view_row(i, k, row);
+    PackF top(kNothing), other(kNothing), total(0.0f), rest(0.0f);  // the sum of a good row is below infinity
+    std::int64_t c = 0;
+    for (; c + 2 * W <= row.whole; c += 2 * W) {
+      const PackF x = PackF::load(row.from + c), y = PackF::load(row.from + c + W);
+      top = max_(x, top), total = total + x;
+      other = max_(y, other), rest = rest + y;
     }
-    if (any(bad)) return false;
-    const float peak = reduce_max(top);
+    for (; c < ld_; c += W) top = max_(row.at(c), top), total = total + row.at(c);
+    if (any(mask_not(total + rest < HUGE_VALF)) && has_refused(row)) return false;
+    const float peak = reduce_max(max_(top, other));
     peak_[i] = peak > kNothing ? peak : 0.0f;
     const PackF p(peak_[i]);
-    if (scaling_)
-      for (std::int64_t c = 0; c < ld_; c += W) exp_close_(PackF::load(k + c) - p).store(k + c);
+    if (scaling_) {
+      for (c = 0; c < row.whole; c += W) exp_below_(PackF::load(row.from + c) - p).store(k + c);
+      for (; c < ld_; c += W) exp_below_(row.at(c) - p).store(k + c);
+    } else {
+      for (c = 0; c < ld_; c += W) row.at(c).store(k + c);
+    }
     return true;
+  }
+
+  bool has_refused(const RowView& row) const {
+    PackMask<float> bad = PackF(0.0f) > 0.0f;
+    for (std::int64_t c = 0; c < ld_; c += PackF::kWidth) bad = mask_or(bad, mask_not(row.at(c) < HUGE_VALF));
+    return any(bad);
   }
 
   // For every block of rows, in an order that alternates so that what was read last is read first.

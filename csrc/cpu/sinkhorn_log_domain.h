@@ -39,7 +39,7 @@ class SinkhornLogDomain {
     const float peak = reduce_max(top);
     if (!(peak > kNothing)) return kNothing;
     for (std::int64_t c = 0; c < it_.ld_; c += W)
-      sum = sum + exp_close_(PackF::load(a + c) + PackF::load(it_.v_ + c) - PackF(peak));
+      sum = sum + exp_below_(PackF::load(a + c) + PackF::load(it_.v_ + c) - PackF(peak));
     return (it_.log_a_[i] - peak) - std::log(reduce_add(sum));
   }
 
@@ -58,7 +58,7 @@ class SinkhornLogDomain {
       const float* a = row(i);
       const PackF u(it_.u_[i]);
       for (std::int64_t c = 0; c < it_.ld_; c += W)
-        (PackF::load(sum + c) + exp_close_(PackF::load(a + c) + u - PackF::load(peak + c))).store(sum + c);
+        (PackF::load(sum + c) + exp_below_(PackF::load(a + c) + u - PackF::load(peak + c))).store(sum + c);
     }
     for (std::int64_t c = 0; c < it_.ld_; c += W) {
       const PackF s = PackF::load(sum + c), more = PackF::load(it_.log_b_ + c) - PackF::load(peak + c);

@@ -15,30 +15,31 @@ PYLOC_NAMESPACE_BEGIN
 constexpr int kSweepRows = 4;      // rows are padded to a multiple with zeros
 constexpr int kSweepColumns = 32;  // ld is a multiple: two packs of the widest instruction set
 
-// e^x for x <= 88, -inf included; 0 below 2^-126, so that no denormal number arises. x log2(e) is taken in
-// two parts: its rounding, which grows with x, would be that of e^x.
-PYLOC_INLINE PackF exp_close_(PackF x) {
-  const PackF clamped = min_(max_(x, PackF(-87.33654f)), PackF(88.0f));
-#if defined(__AVX512F__)
-  const PackF n((PackF::Raw)_mm512_roundscale_ps((__m512)(clamped * 1.44269504f).raw,
-                                                 _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-#else
-  const PackF n = floor_(fma_(clamped, PackF(1.44269504f), PackF(0.5f)));
+// e^x, -inf included; 0 below 2^-126, so that no denormal number arises; x <= 0 unless kPositive, when it
+// saturates above 88. x = n ln 2 + r with |r| <= ln(2) / 2, the minimax polynomial of degree 5 with value 1
+// at 0 for e^r, and n goes into the exponent bits. Relative error below 2e-7 for x > -10, 4e-7 for all.
+template <bool kPositive>
+PYLOC_INLINE PackF exp_of(PackF x) {
+  PackF clamped = max_(x, PackF(-87.33654f));
+  if (kPositive) clamped = min_(clamped, PackF(88.0f));
+  const PackF magic(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  const PackF t = fma_(clamped, PackF(1.44269504f), magic), n = t - magic;
+#if defined(__FMA__) || defined(__aarch64__)
+  const PackF r = fma_(n, PackF(-0.69314718f), clamped);
+#else  // ln 2 in two parts: the first times n is exact
+  const PackF r = fma_(n, PackF(2.12194440e-4f), fma_(n, PackF(-0.693359375f), clamped));
 #endif
-  const PackF f = fma_(clamped, PackF(1.925963e-8f), fma_(clamped, PackF(1.44269502f), -n));
-  PackF p(1.32647276e-3f);  // the polynomial of exp2_nonpositive_ in row_softmax.h
-  p = fma_(p, f, PackF(9.67151265e-3f));
-  p = fma_(p, f, PackF(5.55073374e-2f));
-  p = fma_(p, f, PackF(2.40222421e-1f));
-  p = fma_(p, f, PackF(6.93146978e-1f));
-  p = fma_(p, f, PackF(1.0f));
-#if defined(__AVX512F__)
-  const PackF e((PackF::Raw)_mm512_scalef_ps((__m512)p.raw, (__m512)n.raw));
-#else
-  const PackF e = p * from_bits(shift_left(to_int(n) + 127, 23));
-#endif
+  PackF p(0.00829031497f);
+  p = fma_(p, r, PackF(0.0418979293f));
+  p = fma_(p, r, PackF(0.166676362f));
+  p = fma_(p, r, PackF(0.499991496f));
+  p = fma_(p, r, PackF(0.999999708f));
+  p = fma_(p, r, PackF(1.0f));
+  const PackF e = from_bits(bits(p) + shift_left(bits(t), 23));
   return select(x < -87.33654f, PackF(0.0f), e);
 }
+PYLOC_INLINE PackF exp_close_(PackF x) { return exp_of<true>(x); }
+PYLOC_INLINE PackF exp_below_(PackF x) { return exp_of<false>(x); }
 
 // out[r] = sum of the lanes of a[r], in the same tree order for every r.
 PYLOC_INLINE void reduce_rows(const PackF* a, float* out) {
@@ -97,9 +98,10 @@ PYLOC_INLINE void row_products(const float* k, std::int64_t ld, const float* con
   }
 }
 
-// sums[v] += factor[v][r] * row r.
+// sums[v] += factor[v][r] * row r. The rows are in the first-level cache: meanwhile `next` comes closer.
 template <int V>
-PYLOC_INLINE void add_rows(const float* k, std::int64_t ld, const float* const* factor, float* const* sums) {
+PYLOC_INLINE void add_rows(const float* k, std::int64_t ld, const float* const* factor, float* const* sums,
+                           const float* next) {
   constexpr int W = PackF::kWidth;
   PackF f[V][kSweepRows];
 #pragma GCC unroll 2
@@ -112,6 +114,7 @@ PYLOC_INLINE void add_rows(const float* k, std::int64_t ld, const float* const* 
     for (int v = 0; v < V; ++v) s[v] = PackF::load(sums[v] + c);
 #pragma GCC unroll 4
     for (int r = 0; r < kSweepRows; ++r) {
+      __builtin_prefetch(next + r * ld + c);
       const PackF entry = PackF::load(k + r * ld + c);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) s[v] = fma_(entry, f[v][r], s[v]);
@@ -125,7 +128,7 @@ PYLOC_INLINE void row_products(const float* k, std::int64_t ld, const float* x, 
   row_products<1>(k, ld, &x, reinterpret_cast<float (*)[kSweepRows]>(dot));
 }
 PYLOC_INLINE void add_rows(const float* k, std::int64_t ld, const float* factor, float* sums) {
-  add_rows<1>(k, ld, &factor, &sums);
+  add_rows<1>(k, ld, &factor, &sums, k + kSweepRows * ld);
 }
 
 PYLOC_NAMESPACE_END
