@@ -67,3 +67,11 @@ def test_retrieval_heat_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     from PIL import Image
 
     assert Image.open(out).size == (640, 240)
+
+
+def test_train_place_recognition(tmp_path: Path) -> None:
+    for module in ("torch", "cv2", "safetensors", "scipy", "pytorch_metric_learning"):
+        pytest.importorskip(module)
+    before, after = load("train_place_recognition").main(4, str(tmp_path))
+    assert before < 0.7 and after > before + 0.04
+    assert (tmp_path / "best.safetensors").is_file()

@@ -18,6 +18,7 @@ pytest.importorskip("pytorch_metric_learning")
 
 from torch import nn  # noqa: E402
 
+from pyloc_core.models.dinov2 import DINOv2, ViTSize  # noqa: E402
 from pyloc_core.models.mixer_head import MixerHead  # noqa: E402
 from pyloc_core.models.place_network import PlaceNetwork, SmallBackbone  # noqa: E402
 from pyloc_core.models.salad.head import SALADHead  # noqa: E402
@@ -26,7 +27,7 @@ from pyloc_core.training.distributed import Processes  # noqa: E402
 from pyloc_core.training.pictures import PictureArrays, PictureTable  # noqa: E402
 from pyloc_core.training.place_batches import MinedPlaces  # noqa: E402
 from pyloc_core.training.place_loss import PlaceLoss  # noqa: E402
-from pyloc_core.training.place_recall import RecallJudge, recall  # noqa: E402
+from pyloc_core.training.place_recall import RecallJudge, recalls  # noqa: E402
 from pyloc_core.training.street_scenes import StreetScenes  # noqa: E402
 
 SIDE = 24
@@ -218,6 +219,23 @@ def test_impossible_options_are_refused(bad: dict, error: type) -> None:
         PlaceOptions.from_dict({"plces": 3})
 
 
+def test_the_last_blocks_of_a_transformer_are_trained(tmp_path: Path) -> None:
+    """DINOv2 in small, with the head of SALAD: what is frozen keeps its bits, the rest moves."""
+    trunk = DINOv2(ViTSize(32, 3, 2), trainable_blocks=1, seed=1)
+    head = SALADHead(32, num_clusters=4, cluster_dim=8, token_dim=8, hidden=16, seed=2)
+    model = PlaceNetwork(trunk, head)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    chosen = options(image_size=56, epochs=1)
+    train_places(model, city(1), city(2, 4), tmp_path, chosen, device="cpu", progress_bar=False,
+                 tensorboard=False)  # fmt: skip
+    moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    expected = {
+        n for n in before if n.startswith(("backbone.blocks.2.", "backbone.norm.", "head."))
+    }
+    assert moved <= expected and len(moved) > 0.9 * len(expected)
+    assert any("qkv" in n for n in moved) and any("score" in n for n in moved)
+
+
 # --- recall ---
 
 
@@ -257,7 +275,7 @@ def test_recall_is_its_definition(with_roles: bool, with_positions: bool) -> Non
     )
     asked = np.flatnonzero(query).tolist() if with_roles else list(range(n))
     base = np.flatnonzero(~query).tolist() if with_roles else list(range(n))
-    found = recall(judge, torch.from_numpy(x))
+    found = recalls(judge, torch.from_numpy(x))
     for k in (1, 5, 10):
         assert found[k] == pytest.approx(brute_recall(x, right, asked, base, k), abs=1e-12)
     assert judge.unanswerable + len(judge.queries) == len(asked) and judge.unanswerable > 0
@@ -271,7 +289,7 @@ def test_recall_needs_answers() -> None:
     with pytest.raises(ValueError, match="no held-out query"):
         RecallJudge(PictureTable(pictures(4), np.arange(4)))
     few = RecallJudge(PictureTable(pictures(3), np.array([0, 0, 1])))  # fewer than 10 to find
-    assert recall(few, torch.eye(3))[10] == 1.0
+    assert recalls(few, torch.eye(3))[10] == 1.0
 
 
 def test_the_drawn_city_is_the_same_for_the_same_seed() -> None:

@@ -266,9 +266,13 @@ class _Run:
 @contextmanager
 def _seeded(seeds: list[int], device: torch.device) -> Iterator[None]:
     """Torch's generators for dropout and the like: a step draws the same in a resumed run."""
-    devices = [device.index or 0] if device.type == "cuda" else []
+    seed = int(np.random.SeedSequence(seeds).generate_state(1)[0])
+    cuda = device.type == "cuda"
+    devices = [torch.cuda.current_device()] if cuda else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
         yield
 
 

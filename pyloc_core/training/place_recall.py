@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from pyloc_core.retrieval import recall
 from pyloc_core.training.distributed import Processes
 from pyloc_core.training.loop import Call
 from pyloc_core.training.options import check_int
@@ -60,11 +61,15 @@ class RecallJudge:
         n = len(table)
         self.queries = np.arange(n) if table.query is None else np.flatnonzero(table.query)
         self.database = np.arange(n) if table.query is None else np.flatnonzero(~table.query)
-        able = np.concatenate(
-            [self._right(q[:, None], self.database[None]).any(1) for q in self._parts()]
-        )
+        positives = [
+            self.database[row]
+            for part in _parts(self.queries)
+            for row in self._right(part[:, None], self.database[None])
+        ]
+        able = np.array([len(p) > 0 for p in positives])
         self.unanswerable = int((~able).sum())
         self.queries = self.queries[able]
+        self.positives = [p for p in positives if len(p)]
         if not len(self.queries):
             raise ValueError("no held-out query has a picture of the same place in the database")
 
@@ -72,7 +77,7 @@ class RecallJudge:
         self, model: nn.Module, call: Call, group: Processes
     ) -> tuple[float, dict[str, float]]:
         describe: Any = model.describe
-        found = recall(self, self._described(lambda x: call(describe, x), group))
+        found = recalls(self, self._described(lambda x: call(describe, x), group))
         return 1 - found[self.at[0]], {f"recall_at_{k}": v for k, v in found.items()}
 
     @torch.no_grad()
@@ -91,9 +96,6 @@ class RecallJudge:
             every[own] = torch.cat(parts)
         return group.total(every)
 
-    def _parts(self) -> list[npt.NDArray[Any]]:
-        return np.array_split(self.queries, -(-len(self.queries) // 256))
-
     def _right(self, query: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether other pictures answer queries; a picture never answers itself."""
         table = self.table
@@ -109,19 +111,22 @@ class RecallJudge:
         return np.asarray(same & (query != other))
 
 
-def recall(judge: RecallJudge, descriptors: Tensor) -> dict[int, float]:
+def recalls(judge: RecallJudge, descriptors: Tensor) -> dict[int, float]:
     """Recall@k of descriptors (N, D) of unit length of a judge's pictures, by dot product."""
     database = torch.from_numpy(judge.database).to(descriptors.device)
     k = min(max(judge.at), len(judge.database))
-    hits = np.zeros(k)
-    for part in judge._parts():
+    ranked = []
+    for part in _parts(judge.queries):
         query = torch.from_numpy(part).to(descriptors.device)
         similar = descriptors[query] @ descriptors[database].T
-        similar.masked_fill_(query[:, None] == database, -torch.inf)
-        nearest = judge.database[similar.topk(k, dim=1).indices.cpu().numpy()]
-        first = np.maximum.accumulate(judge._right(part[:, None], nearest), axis=1)
-        hits += first.sum(0)
-    return {at: float(hits[min(at, k) - 1]) / len(judge.queries) for at in judge.at}
+        similar.masked_fill_(query[:, None] == database, -torch.inf)  # last: never an answer
+        ranked.append(judge.database[similar.topk(k, dim=1).indices.cpu().numpy()])
+    found = recall(np.concatenate(ranked), judge.positives, sorted({min(a, k) for a in judge.at}))
+    return {at: found[min(at, k)] for at in judge.at}
+
+
+def _parts(queries: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    return np.array_split(queries, -(-len(queries) // 256))
 
 
 class TablePictures(Dataset[Tensor]):
