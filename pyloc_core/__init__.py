@@ -32,7 +32,7 @@ from pyloc_core.ops.p3p import P3PSolutions, p3p
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
-from pyloc_core.ops.salad_aggregate import salad_aggregate
+from pyloc_core.ops.salad_aggregate import salad_aggregate, salad_assign
 from pyloc_core.ops.score_poses import score_poses
 from pyloc_core.ops.sinkhorn import sinkhorn
 from pyloc_core.pose import (
@@ -92,6 +92,7 @@ __all__ = [
     "refine_pose_reprojection",
     "rotation_from_quaternion",
     "salad_aggregate",
+    "salad_assign",
     "scale_intrinsics",
     "score_poses",
     "set_isa",

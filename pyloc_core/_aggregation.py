@@ -18,20 +18,11 @@ from pyloc_core import _arrays, _dispatch, _native, _tensors
 
 # Twin of AggregateStatus in csrc/cpu/salad_aggregate.h.
 _OUT_OF_MEMORY, _BAD_SCORES, _BAD_SUMS = 1, 2, 3
-_MAX_ITERATIONS = 1000
-
-
-def as_iterations(iterations: Any) -> int:
-    if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)):
-        raise TypeError(f"iterations must be an int, got {iterations!r}")
-    if not 1 <= iterations <= _MAX_ITERATIONS:
-        raise ValueError(f"iterations must lie within 1 and {_MAX_ITERATIONS}, got {iterations}")
-    return int(iterations)
 
 
 def as_scalar(x: Any, name: str) -> float:
     """A finite number: a float, or an array of shape ()."""
-    if isinstance(x, (int, float)) and math.isfinite(x):  # what torch.compile can trace
+    if isinstance(x, (int, float)) and -math.inf < x < math.inf:  # what torch.compile can trace
         return float(x)
     value = _arrays.as_array(x, name).data
     if value.shape != ():
@@ -87,18 +78,28 @@ def check_pair(
         )
 
 
-def check_salad_shapes(
-    scores: tuple[int, ...], features: tuple[int, ...], token: tuple[int, ...] | None
-) -> tuple[int, int, int, int, int]:
-    """(B, m, n, l, t), or an error that names the argument."""
-    check_pair(scores, "scores", features, "features")
-    leading, (m, n) = scores[:-2], scores[-2:]
+def check_transport(scores: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of scores (..., m, n) of a transport to m clusters and a dustbin, or an error."""
+    if len(scores) < 2 or 0 in scores[-2:]:
+        raise ValueError(
+            f"scores must have shape (..., m, n) with at least one row and one patch, got {scores}"
+        )
+    m, n = scores[-2:]
     if n <= m:
         raise ValueError(
             f"scores must have more patches than clusters, since the dustbin takes n - m: got m = {m}, "
             f"n = {n}"
         )
-    t = 0
+    return scores
+
+
+def check_salad_shapes(
+    scores: tuple[int, ...], features: tuple[int, ...], token: tuple[int, ...] | None
+) -> tuple[int, int, int, int, int]:
+    """(B, m, n, l, t), or an error that names the argument."""
+    check_pair(scores, "scores", features, "features")
+    *_, m, n = check_transport(scores)
+    leading, t = scores[:-2], 0
     if token is not None:
         if token[:-1] != leading or len(token) != len(leading) + 1 or token[-1] == 0:
             wanted = (*leading, "t")

@@ -160,9 +160,6 @@ def check_values(
 ) -> None:
     """ValueError for NaN, +inf and masses that do not balance. Waits for the device."""
     torch = _arrays.torch_module()
-    problem = _dispatch.reference_module(_OP).assemble(
-        scores.detach(), a.detach().double(), b.detach().double(), None, 0, None, None
-    )
     named = {"scores": scores, "log_row_mass": a, "log_column_mass": b, "dustbin": dustbin}
     for name, x in named.items():
         if x is not None and bool((~(x.detach() < torch.inf)).any()):
@@ -171,8 +168,8 @@ def check_values(
     m, n = scores.shape[1:]
     totals = []
     for mass, size, valid in (
-        (problem.log_row_mass, m, rows),
-        (problem.log_column_mass, n, columns),
+        (a.detach().double(), m, rows),
+        (b.detach().double(), n, columns),
     ):
         out = beyond(size, mass.shape[1], valid, mass.device)
         totals.append(mass.masked_fill(out, -torch.inf).logsumexp(1))

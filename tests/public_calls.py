@@ -144,6 +144,8 @@ def operator_calls() -> list[Call]:
         Call("salad_aggregate", _named("salad_aggregate"), patch_arrays(),
              {"dustbin": 1.0, "token": None}, flexible=("scores", "features"),
              not_finite_allowed=("scores",)),
+        Call("salad_assign", _named("salad_assign"), {"scores": patch_arrays()["scores"]},
+             {"dustbin": 1.0}, flexible=("scores",), not_finite_allowed=("scores",)),
         Call("netvlad_aggregate", _named("netvlad_aggregate"), vlad_arrays(),
              flexible=("features", "logits")),
     ]  # fmt: skip

@@ -73,6 +73,7 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
             "scores": rng.normal(size=(6, 16, 300)).astype(np.float32),
             "features": rng.normal(size=(6, 20, 300)).astype(np.float32),
         },
+        "salad_assign": {"scores": rng.normal(size=(6, 16, 300)).astype(np.float32)},
         "netvlad_aggregate": {
             "features": rng.normal(size=(6, 20, 300)).astype(np.float32),
             "logits": rng.normal(size=(6, 16, 300)).astype(np.float32),

@@ -4,12 +4,98 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from pyloc_core import _aggregation, _arrays, _dispatch, _library, _tensors
+import numpy as np
+
+from pyloc_core import (
+    _aggregation,
+    _arrays,
+    _dispatch,
+    _salad_operators,
+    _sinkhorn,
+    _sinkhorn_operators,
+    _tensors,
+)
 
 _OP = "salad_aggregate"
-_DTYPES = (*_arrays.FEATURE_DTYPES, "float64")
+
+
+def salad_assign(
+    scores: Any,
+    dustbin: Any,
+    *,
+    iterations: int = 3,
+    num_valid: Any = None,
+    check_finite: bool = False,
+    num_threads: int | None = None,
+    implementation: str | None = None,
+) -> Any:
+    """Log of the assignment of n patches to m clusters and, last row, the dustbin.
+
+    Optimal transport (`sinkhorn`) of the scores with a row of the dustbin's score below them: every
+    cluster takes 1, the dustbin n - m, every patch gives 1. Column sums are exact after every iteration,
+    row sums in the limit. For tensors that need a gradient the result has one (first order).
+
+    Args:
+        scores: S (..., m, n), n > m; float32, float16 or bfloat16. -inf: that patch is not for that
+            cluster.
+        dustbin: z, a number or an array of shape (). It moves nothing, see `salad_aggregate`.
+        iterations: of rows, then columns; 3 is published.
+        num_valid: patches that count, from the first on: an int, or integers of the leading shape (...),
+            m + 1 to n; None for all. The others are -inf in the result, whose other values have the bits
+            of the call without them.
+        check_finite, num_threads, implementation: as in `sinkhorn`.
+
+    Returns:
+        (..., m + 1, n) log P of the kind and dtype of `scores`. float64 tensors are computed in float64 by
+        the plain formula; NumPy arrays of float64 are taken as float32.
+
+    Raises:
+        ValueError: n <= m, shapes that do not fit, num_valid or iterations out of range, NaN or +infinity.
+        TypeError: something that is no array of real numbers.
+
+    Source: Izquierdo, Civera, "Optimal transport aggregation for visual place recognition" (SALAD), CVPR
+    2024, Eq. 3; masses and order of the released program.
+    """
+    options = _sinkhorn.as_options(
+        iterations,
+        num_threads=num_threads,
+        implementation=implementation,
+        check_finite=check_finite,
+    )
+    if not _arrays.is_torch(scores) and not _dispatch.traced():
+        scores = _arrays.as_array(scores, "scores", dtype=_arrays.FEATURE_DTYPES, finite=False)
+        *leading, m, n = _aggregation.check_transport(scores.shape)
+        valid = _aggregation.counts(num_valid, tuple(leading), m + 1, n)
+        valid = None if valid is None else valid.reshape(leading)
+        taken = np.log((n if valid is None else valid[..., None]) - float(m))
+        masses = np.zeros((*np.shape(taken)[:-1], m + 1)), np.zeros(n)
+        masses[0][..., m:] = taken
+        fill = _aggregation.as_scalar(dustbin, "dustbin")
+        scores = scores.data
+    else:
+        valid, *masses, fill = _on_device(scores, dustbin, num_valid, implementation == "reference")
+    return _sinkhorn_operators.transport(
+        scores, *masses, fill, _sinkhorn.DUSTBIN_ROW, (None, valid), options
+    )
+
+
+def _on_device(scores: Any, dustbin: Any, num_valid: Any, wide: bool) -> tuple[Any, Any, Any, Any]:
+    """num_valid (...), ln of the masses of rows and columns, and dustbin (), tensors where the scores are."""
+    torch = _arrays.torch_module()
+    *leading, m, n = _aggregation.check_transport(tuple(scores.shape))
+    kind = torch.float64 if wide or scores.dtype == torch.float64 else torch.float32
+    fill = _salad_operators.dustbin_tensor(dustbin, scores.device)
+    nothing, columns = (torch.zeros(k, dtype=kind, device=scores.device) for k in (m, n))
+    valid = _aggregation.count_tensor(num_valid, tuple(leading), m + 1, n, scores.device)
+    if valid is None:
+        rows = torch.nn.functional.pad(nothing, (0, 1), value=math.log(n - m))
+    else:
+        valid = valid.reshape(leading)
+        rows = torch.cat([nothing.expand(*leading, m), (valid - m).to(kind).log()[..., None]], -1)
+    return valid, rows, columns, fill
 
 
 def salad_aggregate(
@@ -61,14 +147,13 @@ def salad_aggregate(
     Source: Izquierdo, Civera, "Optimal transport aggregation for visual place recognition" (SALAD), CVPR
     2024, Eq. 3 to 6, with the marginals, order and normalisations of the released program.
     """
-    steps = _aggregation.as_iterations(iterations)
-    threads = _arrays.thread_count(num_threads)
+    options = _sinkhorn.as_options(iterations, num_threads=num_threads)
+    steps, threads = options.iterations, options.threads
     arrays = {"scores": scores, "features": features, "token": token, "dustbin": dustbin}
     if _needs_torch(arrays, implementation):
-        options = (steps, threads, implementation or "")
-        return _with_torch(arrays, num_valid, check_finite, options)
-    given = (scores, features, token, dustbin, num_valid)
-    problem = _aggregation.check_salad(*given, steps, threads)
+        given = (steps, threads, implementation or "")
+        return _salad_operators.with_torch(arrays, num_valid, check_finite, given)
+    problem = _aggregation.check_salad(scores, features, token, dustbin, num_valid, steps, threads)
     if _dispatch.use_reference(_OP, implementation):
         return _reference(problem, arrays)
     out = _aggregation.run_salad(problem, False)[0]
@@ -110,196 +195,3 @@ def _reference(problem: _aggregation.Salad, arrays: dict[str, Any]) -> Any:
     ).descriptor
     out = out.reshape(*problem.scores.shape[:-2], out.shape[-1])
     return out if problem.scores.is_torch or problem.features.is_torch else out.numpy()
-
-
-# ---------------------------------------------------------------------- torch: the operator and its gradient
-
-
-def _with_torch(
-    arrays: dict[str, Any], num_valid: Any, check_finite: bool, options: tuple[int, int, str]
-) -> Any:
-    """`options` are the operator's last arguments: iterations, num_threads, implementation."""
-    _prepare()
-    torch = _arrays.torch_module()
-    tensors: dict[str, Any] = {
-        n: None if x is None else _tensors.check(x, n, dtype=_DTYPES)
-        for n, x in arrays.items()
-        if n != "dustbin"
-    }
-    device = tensors["scores"].device
-    dustbin = _dustbin(arrays["dustbin"], device)
-    if any(x is not None and x.dtype == torch.float64 for x in (*tensors.values(), dustbin)):
-        tensors = {n: None if x is None else x.double() for n, x in tensors.items()}
-        dustbin = dustbin.double()
-    scores, features, token = tensors.values()
-    shapes = (tuple(x.shape) if x is not None else None for x in tensors.values())
-    b, m, n, depth, t = _aggregation.check_salad_shapes(*shapes)  # type: ignore[arg-type]
-    if check_finite or (not _dispatch.traced() and device.type == "cpu"):
-        _check_values(scores, features, token, dustbin)
-    leading = scores.shape[:-2]
-    valid = _aggregation.count_tensor(num_valid, leading, m + 1, n, device)
-    token = None if token is None else token.reshape(b, t)
-    given = (scores.reshape(b, m, n), features.reshape(b, depth, n), token, dustbin)
-    if _aggregation.wants_gradient([x for x in given if x is not None]):
-        out = _Aggregate.apply(*given, valid, *options)
-    else:
-        out = torch.ops.pyloc_core.salad_aggregate(*given, valid, *options)[0]
-    return out.reshape(*leading, out.shape[-1])
-
-
-def _check_values(scores: Any, features: Any, token: Any, dustbin: Any) -> None:
-    torch = _arrays.torch_module()
-    if scores.dtype != torch.float64 and scores.device.type == "cpu":
-        return  # the kernel looks
-    if bool((scores.isnan() | (scores == torch.inf)).any()):
-        raise ValueError("scores holds NaN or +infinity")
-    finite = {"features": features, "token": token, "dustbin": dustbin}
-    _tensors.check_finite(**{n: x for n, x in finite.items() if x is not None})
-
-
-def _dustbin(dustbin: Any, device: Any) -> Any:
-    """() tensor on the device; a number does not wait for it."""
-    torch = _arrays.torch_module()
-    if not _arrays.is_torch(dustbin):
-        return torch.full((), _aggregation.as_scalar(dustbin, "dustbin"), device=device)
-    return _tensors.check(dustbin, "dustbin", shape=(), dtype=_DTYPES, device=device)
-
-
-_Aggregate: Any = None
-
-
-def _prepare() -> bool:
-    """Registers the operators and makes the autograd function, once. True, as `_library.ensure`."""
-    global _Aggregate
-    _library.ensure()
-    if _Aggregate is not None:
-        return True
-    import torch
-
-    class SaladAggregate(torch.autograd.Function):
-        """Outside the operator, so that a call without gradients does not pay for them."""
-
-        @staticmethod
-        def forward(ctx, scores, features, token, dustbin, valid, *options):  # type: ignore[no-untyped-def]
-            given = (scores, features, token, dustbin, valid)
-            out, *kept = torch.ops.pyloc_core.salad_aggregate(*given, *options)
-            ctx.save_for_backward(*given, *kept)
-            ctx.options = options
-            return out
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, d_descriptor):  # type: ignore[no-untyped-def]
-            *gradients, d_token, d_dustbin = torch.ops.pyloc_core.salad_aggregate_backward(
-                *ctx.saved_tensors, d_descriptor, *ctx.options
-            )
-            d_token = None if ctx.saved_tensors[2] is None else d_token
-            return (*gradients, d_token, d_dustbin, None, None, None, None)
-
-    _Aggregate = SaladAggregate
-    return True
-
-
-_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _chosen(scores: Any, implementation: str) -> str:
-    """What runs the operator on a tensor; float64 takes the plain formula on every device."""
-    if str(scores.dtype) == "torch.float64":
-        return "formula"
-    return _dispatch.select(_OP, implementation, {"scores": scores})
-
-
-def _native_problem(
-    scores: Any, features: Any, token: Any, dustbin: Any, valid: Any, steps: int, threads: int
-) -> _aggregation.Salad:
-    valid = None if valid is None else valid.numpy()
-    return _aggregation.check_salad(scores, features, token, dustbin, valid, steps, threads)
-
-
-def _forward_op(
-    scores: Any, features: Any, token: Any, dustbin: Any, valid: Any, iterations: int,
-    num_threads: int, implementation: str,
-) -> tuple[Any, ...]:  # fmt: skip
-    chosen = _chosen(scores, implementation)
-    given = (scores, features, token, dustbin, valid, iterations)
-    if chosen == "native":
-        torch = _arrays.torch_module()
-        problem = _native_problem(*given, num_threads)
-        out, *rest = (torch.from_numpy(a) for a in _aggregation.run_salad(problem, True))
-        return out.to(features.dtype), *rest
-    if chosen == "triton":
-        return tuple(_dispatch.device_module(_OP, chosen).forward(*given))
-    out, *rest = _dispatch.reference_module(_OP).salad_aggregate(*given)
-    return out, *(x.float() for x in rest)
-
-
-def _forward_fake(
-    scores: Any, features: Any, token: Any, dustbin: Any, valid: Any, iterations: int,
-    num_threads: int, implementation: str,
-) -> tuple[Any, ...]:  # fmt: skip
-    torch = _arrays.torch_module()
-    (b, m, n), depth = scores.shape, features.shape[1]
-    t = 0 if token is None else token.shape[1]
-    sizes = ((b, depth, m), (iterations, b, m + 1), (iterations, b, n))
-    kept = (features.new_empty(s, dtype=torch.float32) for s in sizes)
-    return features.new_empty(b, t + depth * m), *kept
-
-
-def _backward_op(
-    scores: Any, features: Any, token: Any, dustbin: Any, valid: Any, aggregate: Any, u: Any, v: Any,
-    d_descriptor: Any, iterations: int, num_threads: int, implementation: str,
-) -> tuple[Any, ...]:  # fmt: skip
-    chosen = _chosen(scores, implementation)
-    given = (scores, features, token, dustbin, valid)
-    kept = (aggregate, u, v, d_descriptor, iterations)
-    no_token = features.new_empty(len(features), 0)
-    if chosen == "native":
-        torch = _arrays.torch_module()
-        problem = _native_problem(*given, iterations, num_threads)
-        slope = d_descriptor.float().contiguous().numpy()
-        found = _aggregation.run_salad_backward(problem, aggregate.contiguous().numpy(), slope)
-        d_scores, d_features, d_token = (torch.from_numpy(g) for g in found)
-        d_token = no_token if token is None else d_token.to(token.dtype)
-        d_dustbin = torch.zeros_like(dustbin)
-        return d_scores.to(scores.dtype), d_features.to(features.dtype), d_token, d_dustbin
-    if chosen == "triton":
-        return tuple(_dispatch.device_module(_OP, chosen).backward(*given, *kept))
-    module = _dispatch.reference_module(_OP)
-    forward = module.salad_aggregate(*given, iterations)  # the saved float32 is not enough here
-    again = (forward.aggregate, forward.u, forward.v, d_descriptor, iterations)
-    d_scores, d_features, d_token, d_dustbin = module.salad_aggregate_backward(*given, *again)
-    return d_scores, d_features, no_token if token is None else d_token, d_dustbin
-
-
-def _backward_fake(
-    scores: Any, features: Any, token: Any, dustbin: Any, *_: Any
-) -> tuple[Any, ...]:
-    d_token = (
-        features.new_empty(features.shape[0], 0) if token is None else token.new_empty(token.shape)
-    )
-    return (
-        scores.new_empty(scores.shape),
-        features.new_empty(features.shape),
-        d_token,
-        dustbin.new_empty(()),
-    )
-
-
-_ARGUMENTS = "(Tensor scores, Tensor features, Tensor? token, Tensor dustbin, Tensor? num_columns, "
-_OPTIONS = "int iterations, int num_threads, str implementation) "
-_library.define(
-    _OP,
-    _ARGUMENTS + _OPTIONS + "-> (Tensor, Tensor, Tensor, Tensor)",
-    run=_forward_op,
-    fake=_forward_fake,
-)
-_library.define(
-    _OP + "_backward",
-    _ARGUMENTS
-    + "Tensor aggregate, Tensor u, Tensor v, Tensor d_descriptor, "
-    + _OPTIONS
-    + "-> (Tensor, Tensor, Tensor, Tensor)",
-    run=_backward_op,
-    fake=_backward_fake,
-)
