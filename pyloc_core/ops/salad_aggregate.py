@@ -65,25 +65,29 @@ def salad_assign(
         implementation=implementation,
         check_finite=check_finite,
     )
-    if not _arrays.is_torch(scores) and not _dispatch.traced():
-        scores = _arrays.as_array(scores, "scores", dtype=_arrays.FEATURE_DTYPES, finite=False)
-        *leading, m, n = _aggregation.check_transport(scores.shape)
-        valid = _aggregation.counts(num_valid, tuple(leading), m + 1, n)
-        valid = None if valid is None else valid.reshape(leading)
-        taken = np.log((n if valid is None else valid[..., None]) - float(m))
-        masses = np.zeros((*np.shape(taken)[:-1], m + 1)), np.zeros(n)
-        masses[0][..., m:] = taken
-        fill = _aggregation.as_scalar(dustbin, "dustbin")
-        scores = scores.data
+    if _arrays.is_torch(scores):
+        wide = implementation == "reference"
+        valid, rows, columns, fill = _on_device(scores, dustbin, num_valid, wide)
     else:
-        valid, *masses, fill = _on_device(scores, dustbin, num_valid, implementation == "reference")
+        valid, rows, columns, fill = _on_host(scores, dustbin, num_valid)
     return _sinkhorn_operators.transport(
-        scores, *masses, fill, _sinkhorn.DUSTBIN_ROW, (None, valid), options
+        scores, rows, columns, fill, _sinkhorn.DUSTBIN_ROW, (None, valid), options
     )
 
 
+def _on_host(scores: Any, dustbin: Any, num_valid: Any) -> tuple[Any, Any, Any, float]:
+    """num_valid (...), ln of the masses of rows and columns, and the dustbin's score."""
+    found = _arrays.as_array(scores, "scores", dtype=_arrays.FEATURE_DTYPES, finite=False)
+    *leading, m, n = _aggregation.check_transport(found.shape)
+    valid = _aggregation.counts(num_valid, tuple(leading), m + 1, n)
+    valid = None if valid is None else valid.reshape(leading)
+    rest = np.log((np.array([n]) if valid is None else valid[..., None]) - m)
+    rows = np.concatenate([np.zeros((*rest.shape[:-1], m)), rest], -1)
+    return valid, rows, np.zeros(n), _aggregation.as_scalar(dustbin, "dustbin")
+
+
 def _on_device(scores: Any, dustbin: Any, num_valid: Any, wide: bool) -> tuple[Any, Any, Any, Any]:
-    """num_valid (...), ln of the masses of rows and columns, and dustbin (), tensors where the scores are."""
+    """The same as tensors where the scores are."""
     torch = _arrays.torch_module()
     *leading, m, n = _aggregation.check_transport(tuple(scores.shape))
     kind = torch.float64 if wide or scores.dtype == torch.float64 else torch.float32
