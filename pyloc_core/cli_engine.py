@@ -106,9 +106,12 @@ def choose_engine(
         raise ValueError(f"there is no engine {name!r}; {hint}")
     if address is not None or gpus:
         raise ValueError("--address and --gpus are for --engine ray")
-    from pyloc_core.localization.engine import LocalEngine
+    from pyloc_core.localization.engine import LocalEngine, limit_threads
 
-    return nullcontext(LocalEngine(workers or 1, threads))
+    local = LocalEngine(workers or 1, threads)
+    if local.num_threads is not None:
+        limit_threads(local.num_threads)
+    return nullcontext(local)
 
 
 def _check_resume(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core._extras import require
 from pyloc_core.localization.images import read_image
 from pyloc_core.localization.work_list import Answer, Query
 
@@ -70,8 +71,10 @@ class DescribeJob:
         return network.to(self.device)
 
     def start(self, num_threads: int | None) -> Callable[[Sequence[Query]], list[Answer]]:
-        """Load the network; the function that describes photos."""
+        """Load the network; the function that describes photos. `num_threads` holds for all of torch."""
         network = self.network()
+        if num_threads is not None:
+            require("torch", "networks").set_num_threads(num_threads)
 
         def describe(images: list[Pixels]) -> npt.NDArray[np.float32]:
             if hasattr(network, "global_descriptors"):

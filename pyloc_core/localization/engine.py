@@ -9,15 +9,17 @@ a cluster: the same job, the same answers.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
-from pyloc_core._build import get_num_threads
+from pyloc_core._build import get_num_threads, set_num_threads
 from pyloc_core.localization.journal import Store
 from pyloc_core.localization.work_list import Answer, Query
 
@@ -151,11 +153,12 @@ def _keep(
 
 
 def limit_threads(count: int) -> None:
-    """Hold the libraries of this process to `count` threads; for a worker's own process."""
-    from pyloc_core._build import set_num_threads
+    """Hold the libraries of this process to `count` threads; for a process that is a worker's own.
 
+    OpenCV's threads wait busily: left alone they take the processor from other workers.
+    """
     set_num_threads(count)
-    for module in ("cv2", "torch"):
-        loaded: Any = sys.modules.get(module)
-        if loaded is not None:
-            (loaded.setNumThreads if module == "cv2" else loaded.set_num_threads)(count)
+    with suppress(ImportError):
+        importlib.import_module("cv2").setNumThreads(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
