@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyloc_core.models.network import initialise
-from pyloc_core.ops.salad_aggregate import salad_aggregate
+from pyloc_core.ops.salad_aggregate import salad_aggregate, salad_assign
 
 # Descriptor sizes of the thesis, section 4.2.1, as options of the head and of the network. It prints
 # 15 clusters for the smallest, which would be 480 values and not the 512 of its tables.
@@ -92,9 +92,7 @@ class SALADHead(nn.Module):
 
     def log_assignment(self, patches: Tensor) -> Tensor:
         """(B, m + 1, n): log of the share of each patch that each cluster gets; the dustbin last."""
-        scores = self.scores(patches)
-        with torch.autocast(scores.device.type, enabled=False):
-            return _plain_assignment(scores, self.dust_bin, self.iterations)
+        return salad_assign(self.scores(patches), self.dust_bin, iterations=self.iterations)
 
     def forward(self, patches: Tensor, token: Tensor | None = None) -> Tensor:
         scores, features = self.scores(patches), self.features(patches)
@@ -123,16 +121,3 @@ def _two_layers(channels: int, hidden: int, out: int, dropout: float) -> nn.Sequ
 def _accumulated(values: Tensor) -> Tensor:
     """In float32 where autocast made it less: transport and sums are not for half precision."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def _plain_assignment(scores: Tensor, dustbin: Tensor, iterations: int) -> Tensor:
-    b, m, n = scores.shape
-    s = torch.cat([scores, dustbin.expand(b, 1, n)], 1)
-    log_a = torch.zeros(m + 1, dtype=s.dtype, device=s.device)
-    log_a[m] = float(n - m)
-    log_a[m] = log_a[m].log()
-    v = torch.zeros(b, n, dtype=s.dtype, device=s.device)
-    for _ in range(iterations):
-        u = log_a - (s + v[:, None]).logsumexp(2)
-        v = -(s + u[..., None]).logsumexp(1)
-    return s + u[..., None] + v[:, None]
