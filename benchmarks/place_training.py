@@ -65,10 +65,10 @@ def network(head: str, seed: int) -> nn.Module:
     return PlaceNetwork(backbone, top)
 
 
-def cities(streets: int) -> dict[str, PictureTable]:
+def cities(streets: int, pixels_per_metre: float = 0.5) -> dict[str, PictureTable]:
     """Sparse places, drives to mine, and both of a city to be judged by."""
     seen, dense, other = (
-        StreetScenes(count, seed=seed, size=SIDE, pixels_per_metre=0.5, kinds=3)
+        StreetScenes(count, seed=seed, size=SIDE, pixels_per_metre=pixels_per_metre, kinds=3)
         for count, seed in ((streets, 1), (streets // 2, 3), (streets // 4, 2))
     )
     return {
@@ -175,9 +175,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results, without ending: .json and .md")
     parser.add_argument("--streets", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pixels-per-metre", type=float, default=0.5)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    tables = cities(given.streets)
+    tables = cities(given.streets, given.pixels_per_metre)
     judges, rows = Judges(tables), []
     for head in HEADS:
         for seed in range(given.seeds):

@@ -19,6 +19,7 @@ from pyloc_core.training.pictures import (  # noqa: E402
     PictureArrays,
     PictureTable,
     read_folder,
+    read_gsv_cities,
     read_table,
 )
 from pyloc_core.training.place_batches import (  # noqa: E402
@@ -237,6 +238,19 @@ def test_a_folder_with_a_subfolder_per_place(tmp_path: Path) -> None:
     for bad in (tmp_path / "empty", tmp_path / "a/2.png"):
         with pytest.raises(ValueError, match=bad.name):
             read_folder(bad)
+
+
+def test_the_folder_of_gsv_cities(tmp_path: Path) -> None:
+    name = "Images/{0}/{0}_{1:07d}_2015_0{2}_134_41.88_-87.6_a_B-c{2}.JPG"
+    made = [("Rome", 3, 1), ("Rome", 3, 2), ("Rome", 4, 1), ("Oslo", 3, 5)]
+    files(tmp_path, [name.format(*m) for m in made])
+    found = read_gsv_cities(tmp_path)
+    assert found.place.tolist() == [0, 1, 1, 2] and found.cities.tolist() == [0, 1, 1, 1]
+    files(tmp_path, ["Images/Rome/other.jpg"])
+    with pytest.raises(ValueError, match=r"1 names .* say no place: .*other\.jpg"):
+        read_gsv_cities(tmp_path)
+    with pytest.raises(ValueError, match="holds no pictures"):
+        read_gsv_cities(tmp_path / "Images")
 
 
 def write(folder: Path, rows: list[str], header: str = "image,place,easting,northing,city") -> Path:

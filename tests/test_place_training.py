@@ -193,6 +193,8 @@ def test_scalars_are_written_and_the_schedule_is_the_recipes(tmp_path: Path) -> 
     made = usual.optimizer([nn.Parameter(torch.ones(1))])
     assert type(made) is torch.optim.AdamW and made.defaults["weight_decay"] == 9.5e-9
     assert (usual.places, usual.images, usual.image_size, usual.epochs) == (60, 4, 224, 4)
+    assert usual.on("cuda").precision == "float16" and usual.on("cpu").precision == "float32"
+    assert options(precision="bfloat16").on("cuda").precision == "bfloat16"
     assert (usual.alpha, usual.beta, usual.base, usual.margin) == (1, 50, 0, 0.1)
 
 

@@ -22,6 +22,7 @@ from pyloc_core.training.pictures import (
     PictureFiles,
     PictureTable,
     read_folder,
+    read_gsv_cities,
     read_table,
 )
 from pyloc_core.training.place_batches import MinedPlaces, PlaceBatches, RandomPlaces
@@ -59,6 +60,7 @@ __all__ = [
     "TrainingOptions",
     "WarpedPairs",
     "read_folder",
+    "read_gsv_cities",
     "read_table",
     "train",
     "train_places",

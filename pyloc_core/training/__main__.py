@@ -61,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
     options = made.add_argument_group("training")
     options.add_argument("--options", type=Path, help="JSON file of the options below")
     for option in fields(TrainingOptions):
-        add_option(options, option, _HELP)
+        choices = TrainingOptions.precisions if option.name == "precision" else None
+        add_option(options, option, _HELP, choices=choices)
     return made
 
 

@@ -12,11 +12,15 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from pyloc_core._extras import MissingExtra
-from pyloc_core.training.options import PRECISIONS, OptionsT
+from pyloc_core.training.options import OptionsT
 
 
 def add_option(
-    group: Any, option: Field[Any], texts: Mapping[str, str], flag: str | None = None
+    group: Any,
+    option: Field[Any],
+    texts: Mapping[str, str],
+    flag: str | None = None,
+    choices: tuple[str, ...] | None = None,
 ) -> None:
     """One option of a dataclass; not given, it keeps the file's value or the default."""
     default = None if option.default is MISSING else option.default
@@ -25,7 +29,7 @@ def add_option(
     group.add_argument(
         flag or "--" + option.name.replace("_", "-"), dest=option.name, type=kind,
         help=f"{texts[option.name]} (default {shown})",
-        choices=PRECISIONS if option.name == "precision" else None, default=None,
+        choices=choices, default=None,
     )  # fmt: skip
 
 

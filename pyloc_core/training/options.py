@@ -8,7 +8,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
@@ -34,6 +34,8 @@ class LoopOptions:
         checkpoint_every: steps between checkpoints inside an epoch; 0 for one per epoch.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+
     epochs: int = 30
     learning_rate: float = 1e-3
     clip_norm: float | None = 1.0
@@ -54,8 +56,8 @@ class LoopOptions:
         for name in ("clip_norm", "max_minutes"):
             if getattr(self, name) is not None:
                 check_positive(name, getattr(self, name))
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
+        if self.precision not in self.precisions:
+            raise ValueError(f"precision must be one of {self.precisions}, got {self.precision!r}")
 
     @classmethod
     def from_dict(cls: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:

@@ -144,6 +144,28 @@ def read_folder(folder: str | Path) -> PictureTable:
     return PictureTable(PictureFiles(tuple(files)), np.asarray(place, np.int64))
 
 
+def read_gsv_cities(folder: str | Path) -> PictureTable:
+    """GSV-Cities (Ali-bey et al. 2022): Images/CITY/CITY_PLACE_YEAR_MONTH_BEARING_LAT_LON_ID.JPG.
+
+    A place's number counts within its city. ValueError for a folder without pictures, and for a name that
+    says no place.
+    """
+    base = Path(folder) / "Images"
+    found = sorted(p for p in base.glob("*/*") if p.suffix.lower() in ENDINGS)
+    if not found:
+        raise ValueError(f"{base} holds no pictures in a folder per city")
+    names = [p.name.split("_", 7) for p in found]
+    odd = [str(p) for p, name in zip(found, names) if len(name) < 8 or not name[1].isdigit()]
+    if odd:
+        raise ValueError(f"{len(odd)} names of pictures say no place: {_some(odd)}")
+    city = [p.parent.name for p in found]
+    return PictureTable(
+        PictureFiles(tuple(str(p) for p in found)),
+        _numbered([name[1] for name in names], city),
+        cities=_numbered(city, [""] * len(found)),
+    )
+
+
 def read_table(path: str | Path, root: str | Path | None = None) -> PictureTable:
     """A CSV file with a header: `image`, and as far as known `place`, `easting`, `northing`, `city`,
     `sequence`, `role` (query or database); further columns are passed over.

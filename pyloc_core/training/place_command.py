@@ -3,11 +3,12 @@
 """Train a network for place recognition by the recipe of DINOv2 SALAD.
 
     python -m pyloc_core.training places --out runs/salad --places gsv.csv --held-out val.csv \\
-        --backbone-weights dinov2_vitb14_pretrain.pth --precision float16
+        --backbone-weights dinov2_vitb14_pretrain.pth
     python -m pyloc_core.training places --out runs/mixed ... --mined msls.csv
 
-Places are a CSV file (image, place, and as far as known easting, northing, city, sequence, role) or a
-folder with a subfolder per place. Exit codes: 0 done; 2 the input does not fit (one line says why).
+Places are a CSV file (image, place, and as far as known easting, northing, city, sequence, role), a folder
+with a subfolder per place, or the folder of GSV-Cities.
+Exit codes: 0 done; 2 the input does not fit (one line says why).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyloc_core.training.command_options import add_option, one_line, options_of
-from pyloc_core.training.pictures import PictureTable, read_folder, read_table
+from pyloc_core.training.pictures import PictureTable, read_folder, read_gsv_cities, read_table
 from pyloc_core.training.place_options import PlaceOptions
 from pyloc_core.training.place_recall import RADIUS
 
@@ -37,7 +38,7 @@ _HELP = {
     "beta": "of the loss, for negatives", "base": "of the loss", "margin": "of the online selection",
     "judged_size": "side of the held-out pictures; 0: image-size",
     "judged_batch": "held-out pictures at a time",
-    "precision": "of the network's arithmetic; float16 needs CUDA",
+    "precision": "of the network's arithmetic; auto: float16 on CUDA, else float32",
     "patience": "epochs without better recall until it stops", "max_minutes": "time limit",
     "seed": "of everything random", "workers": "processes that read pictures; 0: in line",
     "log_every": "steps between TensorBoard scalars",
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-tensorboard", action="store_true")
     data = made.add_argument_group("pictures")
     data.add_argument("--places", type=Path, required=True, dest="table",
-                      help="CSV file, or folder with a subfolder per place")  # fmt: skip
+                      help="CSV file, folder with a subfolder per place, or GSV-Cities")  # fmt: skip
     data.add_argument("--held-out", type=Path, required=True, help="the same, of other places")
     data.add_argument(
         "--images-root", type=Path, help="folder of the pictures (default: the table's)"
@@ -88,9 +89,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--options", type=Path, help="JSON file of the options below")
     for option in fields(PlaceOptions):
         # --places is the table.
-        add_option(
-            options, option, _HELP, "--places-per-batch" if option.name == "places" else None
-        )
+        flag = "--places-per-batch" if option.name == "places" else None
+        choices = PlaceOptions.precisions if option.name == "precision" else None
+        add_option(options, option, _HELP, flag, choices)
     return made
 
 
@@ -112,6 +113,8 @@ def _run(given: argparse.Namespace) -> int:
         torch.set_num_threads(given.threads)
 
     def read(path: Path) -> PictureTable:
+        if (path / "Images").is_dir():
+            return read_gsv_cities(path)
         return read_folder(path) if path.is_dir() else read_table(path, given.images_root)
 
     network = build(

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 
-from pyloc_core.training.options import LoopOptions, check_int, check_positive
+from pyloc_core.training.options import PRECISIONS, LoopOptions, check_int, check_positive
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class PlaceOptions(LoopOptions):
     the thesis, and the published program where it says more).
 
     Attributes beside those of `LoopOptions`:
+        precision: as there; "auto" is float16 on CUDA, as published, and float32 on the CPU.
         places: P per batch, over all processes and both sources together.
         images: K of each place.
         image_size: side in pixels of the square pictures that the network is trained on.
@@ -31,9 +32,12 @@ class PlaceOptions(LoopOptions):
         judged_batch: held-out pictures described at a time.
     """
 
+    precisions: ClassVar[tuple[str, ...]] = ("auto", *PRECISIONS)
+
     epochs: int = 4
     learning_rate: float = 6e-5
     clip_norm: float | None = None
+    precision: str = "auto"
     places: int = 60
     images: int = 4
     image_size: int = 224
@@ -74,6 +78,13 @@ class PlaceOptions(LoopOptions):
         """Learning rate of a step, counted from 0 over the whole run: linear, then constant."""
         done = min(1.0, step / self.decay_steps)
         return self.learning_rate * (1 - (1 - self.final_share) * done)
+
+    def on(self, device: str | None) -> PlaceOptions:
+        """The same with a precision that is decided, for a device as `processes` takes it."""
+        if self.precision != "auto":
+            return self
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return replace(self, precision="float16" if kind.startswith("cuda") else "float32")
 
     def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)

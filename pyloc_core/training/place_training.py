@@ -59,6 +59,7 @@ def train_places(
         MissingExtra: pytorch-metric-learning is not installed.
     """
     require("pytorch_metric_learning", "training for place recognition")
+    options = options.on(device)
     sources = place_sources(table, options, mined, one_city=one_city)
     batches = PlaceBatches(
         sources, size=options.image_size, seed=options.seed, workers=options.workers,
