@@ -109,6 +109,38 @@ def test_differentiable_operators(num_valid: Any) -> None:
     assert [x.grad.shape for x in (q, k, v)] == [x.shape for x in (q, k, v)]
 
 
+@pytest.mark.parametrize("num_valid", [None, [8, 9], on_meta(2, dtype=torch.int32)])
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_sinkhorn(num_valid: Any, gradient: str) -> None:
+    given = on_meta(2, 6, 9), on_meta(2, 6), on_meta(9)
+    log_p = pl.sinkhorn(*given, tolerance=1e-3, num_valid=(None, num_valid), gradient=gradient)
+    assert log_p.shape == (2, 6, 9) and log_p.device.type == "meta"
+    log_p.sum().backward()
+    assert [x.grad.shape for x in given] == [x.shape for x in given]
+
+
+@pytest.mark.parametrize("num_valid", [None, [8, 9], on_meta(2, dtype=torch.int32)])
+def test_aggregation(num_valid: Any) -> None:
+    half = torch.float16
+    features, centroids = on_meta(2, 5, 9, dtype=half), on_meta(6, 5, dtype=half)
+    scores, token = on_meta(2, 6, 9, dtype=half), on_meta(2, 4, dtype=half)
+    dustbin = on_meta()
+    salad = pl.salad_aggregate(scores, features, token, dustbin, num_valid=num_valid)
+    netvlad = pl.netvlad_aggregate(features, scores, centroids, num_valid=num_valid)
+    assert salad.shape == (2, 34) and netvlad.shape == (2, 30) and salad.dtype == half
+    (salad.sum() + netvlad.sum()).backward()
+    for x in (scores, features, token, dustbin, centroids):
+        assert x.grad.shape == x.shape
+    number = pl.salad_aggregate(scores, features, None, 1.0, num_valid=num_valid)
+    assert number.shape == (2, 30) and number.device.type == "meta"
+
+
+@pytest.mark.parametrize("op", ["sinkhorn", "salad_aggregate", "netvlad_aggregate"])
+def test_assignment_operators_have_kernels_for_a_gpu(op: str) -> None:
+    found = {each.name: each for each in pl.implementations(op)}
+    assert list(found) == ["native", "triton", "reference"] and found["native"].default
+
+
 def test_p3p() -> None:
     found = pl.p3p(on_meta(7, 3, 3), on_meta(7, 3, 3, dtype=torch.float64))
     assert found.cam_from_world.dtype == torch.float64 and not found.cam_from_world.requires_grad

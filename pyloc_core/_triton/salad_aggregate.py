@@ -14,19 +14,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyloc_core._triton.sinkhorn_item import MAX_ROWS, item_forward, item_gradient
+from pyloc_core._triton.sinkhorn_item import item_forward, item_gradient
 from pyloc_core._triton.unit_parts import normalise, normalise_gradient
 from pyloc_core._triton.weighted_sums import check, weighted_slopes, weighted_sums
 
 _OP = "salad_aggregate"
-
-
-def _check(scores: Tensor, features: Tensor) -> None:
-    check(_OP, scores, features)
-    if scores.shape[1] > MAX_ROWS:
-        raise ValueError(
-            f"{_OP}: the Triton kernels take up to {MAX_ROWS} clusters, got {scores.shape[1]}"
-        )
 
 
 def forward(
@@ -34,7 +26,7 @@ def forward(
     num_columns: Tensor | None, iterations: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """descriptor (B, t + l m), V (B, l, m), u (T, B, m + 1), v (T, B, n); all but the first float32."""
-    _check(scores, features)
+    check(_OP, scores, features)
     scores, features = scores.contiguous(), features.contiguous()
     token = None if token is None else token.contiguous()
     (batch, m, n), size = scores.shape, features.shape[1]
@@ -56,7 +48,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of scores, features, token ((B, 0) without one) and dustbin (), which is 0: its row's
     potential takes up any constant."""
-    _check(scores, features)
+    check(_OP, scores, features)
     scores, features = scores.contiguous(), features.contiguous()
     token = None if token is None else token.contiguous()
     u, v = u.contiguous(), v.contiguous()

@@ -27,7 +27,7 @@ from pyloc_core._triton.assignment_tiles import (
     relative,
 )  # fmt: skip
 
-MAX_ROWS = 128
+MAX_ROWS = 128  # as in weighted_sums.py
 WIDE_MASSES = tl.constexpr(40.0)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pyloc_core._triton.assignment_tiles import count_of, exp
 
-MAX_ROWS = 256
+MAX_ROWS = 128
 
 
 @triton.jit

@@ -92,7 +92,7 @@ def cases(target: int) -> dict[str, Callable[[], Any]]:
         "salad_aggregate, 128 clusters": salad(3, 128, 530, 128, 0),
         "netvlad_aggregate": netvlad(1, 512, 64, 1200),
         "netvlad_aggregate, float16": netvlad(1, 512, 64, 1200, FP16, counted=True),
-        "netvlad_aggregate, 256 clusters": netvlad(2, 33, 250, 77, BF16),
+        "netvlad_aggregate, 128 clusters": netvlad(2, 33, 127, 77, BF16),
         "dual_softmax": dual(1, 4800, 4800),
         "dual_softmax, float16": dual(3, 77, 33, FP16, counted=True),
     }

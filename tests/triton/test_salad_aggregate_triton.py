@@ -153,3 +153,21 @@ def test_empty_batch_and_what_is_refused(device: Any) -> None:
     assert found[0].shape == (0, 23) and [len(g) for g in gradients[:3]] == [0, 0, 0]
     with pytest.raises(ValueError, match="up to 128 clusters"):
         run(arguments(1, 129, 140, 5, 3, 79), None, device)
+
+
+def test_front_door(device: Any) -> None:
+    import pyloc_core as pl
+
+    *given, slope = arguments(2, 6, 15, 5, 4, 81)
+    found = []
+    for name, where in (("triton", device), ("reference", "cpu")):
+        inputs = [x.detach().to(where).requires_grad_() for x in given]
+        out = pl.salad_aggregate(*inputs, num_valid=[15, 9], implementation=name)
+        (out * slope.to(where)).sum().backward()
+        found.append([out.detach(), *(x.grad for x in inputs)])
+    for one, other in zip(*found):
+        assert torch.allclose(one.cpu().double(), other.double(), atol=2e-6)
+    scores = given[0].to(device)
+    log_p = pl.salad_assign(scores, 0.3, num_valid=[15, 9], implementation="triton")
+    truth = pl.salad_assign(given[0], 0.3, num_valid=[15, 9], implementation="reference")
+    assert torch.allclose(log_p.cpu().double(), truth, atol=1e-5)

@@ -258,3 +258,29 @@ def test_empty_batch_and_what_is_refused(device: Any) -> None:
         run([s.double(), a, b, None], NONE, (None, None), device, 3)
     with pytest.raises(ValueError, match="too large"):
         run([s[:, :1, :1].expand(1, 2**16, 2**16), a, b, None], NONE, (None, None), device, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tolerance": 1e-2}, {"gradient": "implicit"}, {"num_valid": ([5, 6], [9, 7])}],
+)
+def test_front_door(options: dict[str, Any], device: Any) -> None:
+    import pyloc_core as pl
+
+    scores, a, b, _ = problem((2, 6, 9), NONE, 65)
+    if "num_valid" in options:
+        for mass, counts in zip((a, b), options["num_valid"]):
+            for item, count in enumerate(counts):
+                mass[item] -= mass[item, :count].logsumexp(0)
+    slope = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(66))
+    found = []
+    for name, where in (("triton", device), ("reference", "cpu")):
+        inputs = [x.detach().to(where).requires_grad_() for x in (scores, a, b)]
+        out = pl.sinkhorn(*inputs, iterations=8, implementation=name, **options)
+        kept = out > -torch.inf
+        (out[kept] * slope.to(where).to(out.dtype)[kept]).sum().backward()
+        found.append([out.detach(), *(x.grad for x in inputs)])
+    assert found[0][0].dtype == torch.float32
+    assert worst(found[0][0], found[1][0].cpu()) < 3e-6
+    for one, other in zip(found[0][1:], found[1][1:]):
+        assert torch.allclose(one.cpu(), other, atol=1e-4)
