@@ -33,7 +33,7 @@ def meta_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def on_meta(*shape: int, dtype: Any = torch.float32) -> Any:
-    x = torch.empty(*shape, dtype=dtype, device="meta")
+    x = torch.empty(shape, dtype=dtype, device="meta")
     return x.requires_grad_() if dtype.is_floating_point else x
 
 
@@ -133,6 +133,8 @@ def test_aggregation(num_valid: Any) -> None:
         assert x.grad.shape == x.shape
     number = pl.salad_aggregate(scores, features, None, 1.0, num_valid=num_valid)
     assert number.shape == (2, 30) and number.device.type == "meta"
+    log_p = pl.salad_assign(scores, dustbin, num_valid=num_valid)
+    assert log_p.shape == (2, 7, 9) and log_p.dtype == half
 
 
 @pytest.mark.parametrize("op", ["sinkhorn", "salad_aggregate", "netvlad_aggregate"])

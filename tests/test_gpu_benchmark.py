@@ -180,3 +180,20 @@ def test_the_eager_forms_compute_the_same(module: Any, here: Any) -> None:
     xy = 40 + local.centers(here, 5, 10, 20)
     peaks = torch.tensor(pl.local_loss_maps(h, f, xy).peak_gain)
     torch.testing.assert_close(peaks, local.eager(h, f, xy).values[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_eager_assignment_forms_compute_the_same(module: Any, here: Any) -> None:
+    case = module("gpu_cases.sinkhorn")
+    s, a, b = case.problem(here, (2, 7, 11), torch.float32)
+    truth = pl.sinkhorn(s, a, b, iterations=5)
+    torch.testing.assert_close(case.eager(s, a, b, 5), truth, atol=1e-5, rtol=1e-5)
+    dustbin = torch.ones(())
+    torch.testing.assert_close(
+        case.eager_salad(s, dustbin, 3), pl.salad_assign(s, dustbin), atol=1e-5, rtol=1e-5
+    )
+    for name, shape in (("salad", (2, 6, 15, 5, 4)), ("netvlad", (2, 6, 5, 15))):
+        case = module(f"gpu_cases.{name}_aggregate")
+        arrays = case.problem(here, shape, torch.float32)
+        ours = case.both(getattr(pl, f"{name}_aggregate"), *arrays)
+        for x, y in zip(ours, case.both(case.eager, *arrays)):
+            torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
