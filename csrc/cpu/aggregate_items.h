@@ -88,8 +88,8 @@ class PatchGradients {
 
   PatchGradients(std::int64_t m, std::int64_t l) : m_(m), l_(l) {}
   std::int64_t floats() const {
-    return (round_up(m_, kPanelRows) * l_ + round_up(l_, kPanelRows) * m_) +
-           kColumns * (l_ + m_ + round_up(l_, kPanelRows)) + 64;
+    const std::int64_t rows = round_up(m_, kPanelRows), depths = round_up(l_, kPanelRows);
+    return rows * l_ + depths * m_ + kColumns * (l_ + m_ + rows + depths) + 96;
   }
   // D is d[k * cluster_stride + i * depth_stride].
   void place(float* memory, const float* d, std::int64_t cluster_stride, std::int64_t depth_stride) {
@@ -102,39 +102,46 @@ class PatchGradients {
     by_depth_ = take(round_up(l_, kPanelRows) * m_);
     features_ = take(kColumns * l_);
     weights_ = take(kColumns * m_);
+    slopes_ = take(round_up(m_, kPanelRows) * kColumns);
     tile_ = take(round_up(l_, kPanelRows) * kColumns);
     pack_rows(kKind, {d, kFloat32, cluster_stride, depth_stride}, 0, m_, l_, by_cluster_);
     pack_rows(kKind, {d, kFloat32, depth_stride, cluster_stride}, 0, l_, m_, by_depth_);
   }
 
-  // Patches [first, first + kColumns): G into slope[k * ld + patch], whole panels of it (ld a multiple of
-  // kColumns); then weigh(patch, to), to be called for every W patches, writes their weights w_k to to(k); dF
-  // goes to d_features, row by row.
+  // All patches: weigh(j, g, g_stride, to) is called for every W of them, from patch j on, with G in
+  // g[k * g_stride]; it writes their weights w_k, zero beyond the item's, to to(k). dF goes to d_features,
+  // row by row.
   template <class Weigh>
-  void run(const PatchRows& features, std::int64_t first, float* slope, std::int64_t ld, float* d_features,
-           std::int64_t d_stride, const Weigh& weigh) const {
+  void run(const PatchRows& features, float* d_features, const Weigh& weigh) const {
     constexpr int W = PackF::kWidth;
-    const std::int64_t here = features.count - first < kColumns ? features.count - first : kColumns;
-    const std::int64_t element = features.dtype == kFloat32 ? 4 : 2, width = round_up(here, kPanelColumns);
+    const std::int64_t element = features.dtype == kFloat32 ? 4 : 2;
     const char* data = static_cast<const char*>(features.data) + features.first * element;
-    pack_columns(kKind, {data, features.dtype, 1, features.stride}, first, here, l_, features_);
-    tile_product(kKind, by_cluster_, m_, features_, here, l_, slope + first, ld);
-    for (std::int64_t j = 0; j < width; j += W) {
-      const std::int64_t panel = j / kPanelColumns, within = j % kPanelColumns;
-      weigh(first + j, [&](std::int64_t k) {
-        const std::int64_t depth = k / tile_depth(kKind) * tile_depth(kKind);
-        const std::int64_t depths = m_ - depth < tile_depth(kKind) ? m_ - depth : tile_depth(kKind);
-        return weights_ + depth * width + (panel * depths + k - depth) * kPanelColumns + within;
-      });
+    for (std::int64_t first = 0; first < features.count; first += kColumns) {
+      const std::int64_t here = features.count - first < kColumns ? features.count - first : kColumns;
+      const std::int64_t width = round_up(here, kPanelColumns);
+      pack_columns(kKind, {data, features.dtype, 1, features.stride}, first, here, l_, features_);
+      tile_product(kKind, by_cluster_, m_, features_, here, l_, slopes_, kColumns);
+      for (std::int64_t j = 0; j < width; j += W) {
+        const std::int64_t panel = j / kPanelColumns, within = j % kPanelColumns;
+        weigh(first + j, slopes_ + j, kColumns, [&](std::int64_t k) {
+          const std::int64_t depth = k / tile_depth(kKind) * tile_depth(kKind);
+          const std::int64_t depths = m_ - depth < tile_depth(kKind) ? m_ - depth : tile_depth(kKind);
+          return weights_ + depth * width + (panel * depths + k - depth) * kPanelColumns + within;
+        });
+      }
+      tile_product(kKind, by_depth_, l_, weights_, here, m_, tile_, kColumns);
+      for (std::int64_t i = 0; i < l_; ++i)
+        std::memcpy(d_features + i * features.stride + first, tile_ + i * kColumns,
+                    sizeof(float) * std::size_t(here));
     }
-    tile_product(kKind, by_depth_, l_, weights_, here, m_, tile_, kColumns);
     for (std::int64_t i = 0; i < l_; ++i)
-      std::memcpy(d_features + i * d_stride + first, tile_ + i * kColumns, sizeof(float) * std::size_t(here));
+      for (std::int64_t j = features.count; j < features.stride; ++j)
+        d_features[i * features.stride + j] = 0.0f;
   }
 
  private:
   std::int64_t m_, l_;
-  float *by_cluster_, *by_depth_, *features_, *weights_, *tile_;
+  float *by_cluster_, *by_depth_, *features_, *weights_, *slopes_, *tile_;
 };
 
 PYLOC_NAMESPACE_END

@@ -96,11 +96,10 @@ class Forward {
 class Backward {
  public:
   Backward(const NetvladProblem& p, const NetvladGradients& g, float* shares)
-      : problem_(p), gradients_(g), shares_(shares), ld_(round_up(p.patches, PatchGradients::kColumns)) {}
+      : problem_(p), gradients_(g), shares_(shares), ld_(round_up(p.patches, kRowUnit)) {}
   std::int64_t slot_floats() const {
-    const std::int64_t k = problem_.clusters, rows = round_up(k, kPanelRows);
-    return (k + rows) * ld_ + k * problem_.depth + 2 * round_up(k, 16) + 64 +
-           PatchGradients(k, problem_.depth).floats();
+    const std::int64_t k = problem_.clusters, depth = problem_.depth;
+    return 2 * k * ld_ + round_up(k * depth, 16) + round_up(k, 16) + PatchGradients(k, depth).floats();
   }
   int run(std::int64_t item, float* memory) const;
 
@@ -140,34 +139,30 @@ int Backward::run(std::int64_t item, float* memory) const {
   constexpr int W = PackF::kWidth;
   const NetvladProblem& p = problem_;
   const std::int64_t n = p.patches, m = p.clusters, depth = p.depth, valid = valid_patches(p, item);
-  float *weights = memory, *slope = weights + m * ld_, *d_residual = slope + round_up(m, kPanelRows) * ld_;
+  float *weights = memory, *slope = weights + m * ld_, *d_residual = slope + m * ld_;
   float* offsets = d_residual + round_up(m * depth, 16);
   if (!soft_assignment(p, item, weights, ld_, nullptr)) return kAggregateBadScores;
   split(item, d_residual, offsets);
   PatchGradients products(m, depth);
   products.place(offsets + round_up(m, 16), d_residual, depth, 1);
-  const std::int64_t end = round_up(valid, W);
-  const auto weigh = [&](std::int64_t j, const auto& packed) {
+  const auto weigh = [&](std::int64_t j, const float* g, std::int64_t g_stride, const auto& packed) {
+    const bool held = j < round_up(valid, W);
     PackF total(0.0f);
     for (std::int64_t k = 0; k < m; ++k) {
-      const PackF weight = j < end ? PackF::load(weights + k * ld_ + j) : PackF(0.0f);
+      const PackF weight = held ? PackF::load(weights + k * ld_ + j) : PackF(0.0f);
       weight.store(packed(k));
-      if (j >= end) continue;
-      const PackF d = weight * (PackF::load(slope + k * ld_ + j) - PackF(offsets[k]));
+      if (!held) continue;
+      const PackF d = weight * (PackF::load(g + k * g_stride) - PackF(offsets[k]));
       d.store(slope + k * ld_ + j);
       total = total + d;
     }
-    for (std::int64_t k = 0; k < m && j < end; ++k) {
+    for (std::int64_t k = 0; k < m && held; ++k) {
       const PackF d = PackF::load(slope + k * ld_ + j);
       (d - PackF::load(weights + k * ld_ + j) * total).store(slope + k * ld_ + j);
     }
   };
   const PatchRows features{p.features, p.feature_dtype, item * depth * n, n, valid};
-  float* d_features = gradients_.d_features + item * depth * n;
-  for (std::int64_t first = 0; first < valid; first += PatchGradients::kColumns)
-    products.run(features, first, slope, ld_, d_features, n, weigh);
-  for (std::int64_t i = 0; i < depth; ++i)
-    for (std::int64_t j = valid; j < n; ++j) d_features[i * n + j] = 0.0f;
+  products.run(features, gradients_.d_features + item * depth * n, weigh);
   for (std::int64_t k = 0; k < m; ++k) {
     float *to = gradients_.d_logits + (item * m + k) * n, *share = shares_ + (item * m + k) * depth;
     std::memcpy(to, slope + k * ld_, sizeof(float) * std::size_t(valid));

@@ -7,14 +7,14 @@
 namespace pyloc::cpu::PYLOC_ISA {
 namespace {
 
-// One item at a time: K becomes P where it lies, and the features a copy in rows of whole packs.
+// One item at a time: its assignment, and its features in rows of whole packs.
 class Forward {
  public:
   Forward(const SaladProblem& p, const SaladOutput& out)
       : problem_(p), out_(out), ld_(round_up(p.patches, kRowUnit)) {}
   std::int64_t slot_floats() const {
-    return SaladTransport::floats(problem_.clusters, ld_, problem_.iterations) + problem_.depth * ld_ +
-           round_up(problem_.clusters, 16);
+    const std::int64_t m = problem_.clusters;
+    return SaladItem::floats(m, problem_.patches) + (m + problem_.depth) * ld_ + round_up(m, 16);
   }
   int run(std::int64_t item, float* memory) const;
 
@@ -29,19 +29,16 @@ class Forward {
 int Forward::run(std::int64_t item, float* memory) const {
   const SaladProblem& p = problem_;
   const std::int64_t m = p.clusters, n = p.patches, l = p.depth;
-  const std::int64_t valid = p.num_columns ? p.num_columns[item] : n;
-  const SaladTransport transport(m, valid, ld_, p.iterations, memory);
-  if (!transport.form_kernel(p.score_dtype, p.scores, item * m * n, n)) return kAggregateBadScores;
-  transport.run();
-  for (std::int64_t step = 0; out_.u && step < p.iterations; ++step) {
-    const std::int64_t at = step * p.batch + item;
-    transport.write_potentials(step, float(p.dustbin), out_.u + at * (m + 1), out_.v + at * n, n);
-  }
-  transport.form_assignment(round_up(valid, kRowUnit));
-  float* features = memory + SaladTransport::floats(m, ld_, p.iterations);
-  PatchRows{p.features, p.feature_dtype, item * l * n, n, valid}.copy(l, features, ld_);
-  row_products_of<FloatRows>(features, l, ld_, transport.kernel, m, ld_, valid, out_.aggregate + item * l * m,
-                             m);
+  SaladItem transport(p, item, memory);
+  SinkhornHistory history{};
+  if (out_.u) history = {out_.u + item * (m + 1), out_.v + item * n, p.batch * (m + 1), p.batch * n, m, n};
+  const int status = transport.solve(p.iterations, history);
+  if (status != kAggregateDone) return status;
+  float *weights = memory + SaladItem::floats(m, n), *features = weights + m * ld_;
+  transport.plan(weights);
+  PatchRows{p.features, p.feature_dtype, item * l * n, n, transport.patches()}.copy(l, features, ld_);
+  row_products_of<FloatRows>(features, l, ld_, weights, m, transport.ld(), transport.patches(),
+                             out_.aggregate + item * l * m, m);
   return write_descriptor(item, features + l * ld_) ? kAggregateDone : kAggregateBadSums;
 }
 

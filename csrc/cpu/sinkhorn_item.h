@@ -115,11 +115,21 @@ class SinkhornItem {
     return good;
   }
 
-  // P_ij, and log P_ij, of one compact row; `out` has ld floats, those beyond the columns 0 and -inf.
+  // P_ij of one compact row after `solve`, from K where that is at hand; `out` has ld floats, those beyond
+  // the columns 0.
   void plan_row(std::int64_t i, float* out) const {
+    constexpr int W = PackF::kWidth;
+    if (scaling_) {
+      const PackF factor(alpha_[i] * std::exp(shift_));
+      const float* k = kernel_ + i * ld_;
+      for (std::int64_t c = 0; c < ld_; c += W)
+        (factor * PackF::load(k + c) * PackF::load(beta_ + c)).store(out + c);
+      return;
+    }
     log_plan_row(i, out);
-    for (std::int64_t c = 0; c < ld_; c += PackF::kWidth) exp_close_(PackF::load(out + c)).store(out + c);
+    for (std::int64_t c = 0; c < ld_; c += W) exp_close_(PackF::load(out + c)).store(out + c);
   }
+  // log P_ij; `out` has ld floats, those beyond the columns -inf.
   void log_plan_row(std::int64_t i, float* out) const {
     scores_row(i, out);
     const PackF u(u_[i]);
