@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ pillow = pytest.importorskip("PIL.Image")
 import golden_parity  # noqa: E402
 from checkpoint_files import training_program  # noqa: E402
 from dinov2_formulas import tokens_by_hand  # noqa: E402
+from salad_formulas import descriptor_by_hand, transport_by_hand, two_layers  # noqa: E402
 from shared_data import SHARED  # noqa: E402
 
 from pyloc_core import models  # noqa: E402
@@ -42,41 +44,6 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
 
 def noise(seed: int, *shape: int) -> Any:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def two_layers(x: np.ndarray, state: dict[str, Any], name: str, second: int) -> np.ndarray:
-    """(out, n) of columns x (C, n)."""
-    w1, b1, w2, b2 = (
-        state[f"{name}.{layer}.{part}"].double().numpy()
-        for layer in (0, second) for part in ("weight", "bias")
-    )  # fmt: skip
-    hidden = np.maximum(w1.reshape(len(w1), -1) @ x + b1[:, None], 0)
-    return w2.reshape(len(w2), -1) @ hidden + b2[:, None]
-
-
-def transport_by_hand(scores: np.ndarray, dustbin: float, iterations: int) -> np.ndarray:
-    """(m + 1, n) of scores (m, n): rows to 1 and n - m, then columns to 1, again and again."""
-    m, n = scores.shape
-    p = np.exp(np.vstack([scores, np.full((1, n), dustbin)]))
-    mass = np.append(np.ones(m), n - m)
-    for _ in range(iterations):
-        p *= (mass / p.sum(1))[:, None]
-        p /= p.sum(0)
-    return p
-
-
-def descriptor_by_hand(state: dict[str, Any], patches: Any, token: Any, steps: int) -> np.ndarray:
-    """(t + l m,) of one image's patches (C, h, w) and token (C,), in float64."""
-    x = patches.double().flatten(1).numpy()
-    scores, values = two_layers(x, state, "score", 3), two_layers(x, state, "cluster_features", 3)
-    p = transport_by_hand(scores, float(state["dust_bin"]), steps)[:-1]
-    v = np.array([[(value * weight).sum() for weight in p] for value in values])
-    parts = [(v / np.linalg.norm(v, axis=0)).ravel()]  # (l, k): the dimension first
-    if "token_features.0.weight" in state:
-        g = two_layers(token.double().numpy()[:, None], state, "token_features", 2)[:, 0]
-        parts.insert(0, g / np.linalg.norm(g))
-    whole = np.concatenate(parts)
-    return whole / np.linalg.norm(whole)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +152,31 @@ def test_descriptors_of_a_batch_are_those_of_single_images(model: Any, tmp_path:
     pixels = torch.cat([model.preprocess(image) for image in images])
     with torch.inference_mode():
         np.testing.assert_allclose(model(pixels), singles, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_network_is_one_graph(model: Any) -> None:
+    pixels = noise(4, 2, 3, 84, 84)
+    with torch.inference_mode():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(pixels), model(pixels))
+
+
+def test_empty_batches_and_other_precisions(model: Any) -> None:
+    assert model(torch.zeros(0, 3, 84, 84)).shape == (0, 544)
+    assert model.assignment(torch.zeros(0, 3, 84, 84)).shape == (0, 17, 36)
+    pixels = noise(4, 2, 3, 84, 84)
+    with torch.inference_mode():
+        expected = model(pixels)
+        wide = copy.deepcopy(model).double()
+        np.testing.assert_allclose(wide(pixels.double()), expected, atol=2e-6)
+        narrow = copy.deepcopy(model).bfloat16()(pixels.bfloat16())
+    assert (narrow.float() - expected).norm(dim=1).max() < 0.05
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.aggregator.score[0].weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="scores hold"):
+        broken.global_descriptor(picture(1, 90, 90))
 
 
 def test_images_without_resize_may_differ_in_shape() -> None:

@@ -236,7 +236,7 @@ class DINOv2(nn.Module):
         out = []
         for x in self._tapped(images, taps):
             x = self.norm(x) if normalise else x
-            patches = x[:, 1:].transpose(1, 2).reshape(len(x), -1, rows, columns)
+            patches = x[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
             out.append((patches, x[:, 0]))
         return out
 
