@@ -35,12 +35,9 @@ from pyloc_core.localization.images import read_gray
 from pyloc_core.localization.scene import Query, Scene
 from pyloc_core.pose import pose_error
 
-# Name of a way to localize -> options of the localizer; "alone" takes the map of the scene alone.
-WAYS: dict[str, dict[str, Any]] = {
-    "alone": {},
-    "merged": {},
-    "merged, first cluster only": {"max_clusters": 1},
-}
+# Ways to localize: in the map of the scene alone, in the map of all scenes, and in the map of all scenes
+# but the photo's own, where no pose is right.
+WAYS = ("alone", "merged", "elsewhere")
 
 
 class Remembering:
@@ -69,29 +66,31 @@ def rows_of(folders: list[Path], threads: int, only: int | None) -> Iterator[dic
         for folder in folders
     }
     for name, scene in scenes.items():
+        others = {other: model for other, model in whole.items() if other != name}
+        elsewhere = Map.merge(others, descriptor=descriptor)
         for problem in scene.problems[:only]:
             query = scene.query(problem)
             alone = scene.build_map(query, descriptor, MapOptions())
             assert query.name not in alone.image_names
             merged = Map.merge({**whole, name: alone}, descriptor=descriptor)
             assert f"{name}/{query.name}" not in merged.image_names
-            yield from both_ways(query, name, alone, merged, threads)
+            yield from every_way(query, name, dict(zip(WAYS, (alone, merged, elsewhere))), threads)
 
 
-def both_ways(
-    query: Query, scene: str, alone: Map, merged: Map, threads: int
+def every_way(
+    query: Query, scene: str, maps: dict[str, Map], threads: int
 ) -> Iterator[dict[str, Any]]:
     image = read_gray(query.image)
-    for way, options in WAYS.items():
-        localizer = Localizer(alone if way == "alone" else merged, **options)
+    for way, model in maps.items():
+        localizer = Localizer(model)
         localizer.localize(image, query.camera, num_threads=threads)  # maps settle in memory
         found = localizer.localize_detailed(image, query.camera, num_threads=threads)
         row = {"query": query.name, "scene": scene, "way": way, **result(query, found)}
         if way == "merged":
             level = localizer.descriptor.dense_coarse(image)
             nearest = localizer.nearby_views(level, None)[0]
-            row["first_image"] = merged.image_names[nearest]
-            row["first_right"] = merged.scenes[merged.view_scene[nearest]] == scene
+            row["first_image"] = model.image_names[nearest]
+            row["first_right"] = model.scenes[model.view_scene[nearest]] == scene
         yield row
 
 
@@ -111,6 +110,8 @@ def result(query: Query, found: Localization) -> dict[str, Any]:
                 "views": len(c.views),
                 "points": c.num_points,
                 "success": bool(c.estimate.success),
+                "gain": float(c.estimate.gain),
+                "reason": c.estimate.reason,
                 "union_gain": float(c.union_gain) if c.estimate.success else None,
             }
             for c in found.clusters
@@ -133,12 +134,18 @@ def errors(rows: list[dict[str, Any]]) -> str:
 
 
 def retrieved(rows: list[dict[str, Any]]) -> str:
-    """How often retrieval named the right scene first, and among the clusters that were tried."""
+    """How often retrieval named the right scene first and among the clusters that were tried, clusters
+    on average, and how many of a wrong scene gave a pose."""
     first = sum(r["first_right"] for r in rows)
     within = sum(any(c["scene"] == r["scene"] for c in r["clusters"]) for r in rows)
     clusters = np.mean([len(r["clusters"]) for r in rows])
-    wrong = sum(c["success"] and c["scene"] != r["scene"] for r in rows for c in r["clusters"])
-    return f"{first}/{len(rows)} | {within}/{len(rows)} | {clusters:.2f} | {wrong}"
+    return f"{first}/{len(rows)} | {within}/{len(rows)} | {clusters:.2f} | {_wrong(rows)}"
+
+
+def _wrong(rows: list[dict[str, Any]]) -> str:
+    wrong = [c for r in rows for c in r["clusters"] if c["scene"] != r["scene"]]
+    collapsed = sum("fall on" in c["reason"] for c in wrong)
+    return f"{sum(c['success'] for c in wrong)}/{len(wrong)} | {collapsed}/{len(wrong)}"
 
 
 def document(rows: list[dict[str, Any]], info: dict[str, Any], note: str) -> str:
@@ -157,25 +164,34 @@ def document(rows: list[dict[str, Any]], info: dict[str, Any], note: str) -> str
         "|---|---|---|---|---|---|---|",
     ]
     for scene in scenes:
-        for way in WAYS:
+        for way in ("alone", "merged"):
             mine = [r for r in rows if r["scene"] == scene and r["way"] == way]
             lines.append(f"| {scene} | {way} | {errors(mine)} |")
     lines += [
         "",
         "Retrieval (a VLAD with 64 words of all scenes' images): the nearest image is of the right "
-        "scene, the right scene is among the clusters, clusters tried on average, clusters of a wrong "
-        "scene that gave a pose.",
+        "scene, the right scene is among the clusters, clusters tried on average. Clusters of a wrong "
+        "scene: how many gave a pose, and how many had one that was refused because all points that "
+        "agree lay in a few cells of the photo (localization/agreement.py).",
         "",
-        "| scene | nearest right | among clusters | clusters | wrong clusters with a pose |",
-        "|---|---|---|---|---|",
+        "| scene | nearest right | among clusters | clusters | wrong, with a pose | wrong, collapsed |",
+        "|---|---|---|---|---|---|",
     ]
     for scene in [*scenes, None]:
         mine = [r for r in rows if r["scene"] in (scene or scenes) and r["way"] == "merged"]
         mine = [r for r in mine if scene is None or r["scene"] == scene]
         lines.append(f"| {scene or 'all'} | {retrieved(mine)} |")
+    lost = [r for r in rows if r["way"] == "elsewhere"]
+    given, tried = sum(r["success"] for r in lost), sum(len(r["clusters"]) for r in lost)
+    collapsed = sum("fall on" in c["reason"] for r in lost for c in r["clusters"])
+    lines += [
+        "",
+        f"Every photo in the map of the other scenes alone, where no pose is right: {given} of {len(lost)} "
+        f"photos were given one. Of {tried} clusters {collapsed} had one that was refused as collapsed.",
+    ]
     lines += ["", "Milliseconds per stage, median over all photos:", ""]
     lines += ["| way | " + " | ".join(STAGES) + " |", "|---" * (len(STAGES) + 1) + "|"]
-    for way in WAYS:
+    for way in ("alone", "merged"):
         mine = [r["stages"] for r in rows if r["way"] == way]
         lines.append(
             f"| {way} | " + " | ".join(f"{1e3 * np.median([t[s] for t in mine]):.1f}" for s in STAGES)
