@@ -24,7 +24,7 @@ except ImportError:
 
 from pyloc_core._extras import MissingExtra
 from pyloc_core.cli_checkpoint import convert_checkpoint
-from pyloc_core.cli_describe import build_index, describe
+from pyloc_core.cli_describe import build_index, describe, named_options
 from pyloc_core.cli_localize import localize
 from pyloc_core.cli_maps import index_map, merge_maps
 from pyloc_core.cli_neurhal import evaluate_neurhal
@@ -85,15 +85,33 @@ def build_map(
     exclude: Annotated[
         list[str] | None, typer.Option("--exclude", help="Image to leave out; repeatable.")
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option("--network", help="What finds nearby images, such as salad; default: VLAD."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="File of the network.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="NAME=VALUE of the network; repeatable.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where the network runs.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Make a map of a COLMAP model: its points with descriptors from its images."""
     from pyloc_core.localization.colmap_model import read_model
+    from pyloc_core.localization.description import DescribeJob
 
+    whole = None
+    if network is not None:
+        file = None if weights is None else str(weights)
+        job = DescribeJob(network, file, named_options(option or []), device=device)
+        job.check()
+        whole = job.network()
+    elif weights is not None or option:
+        raise ValueError("--weights and --option are those of a --network")
     reconstruction = read_model(model, images, exclude or [])
     from pyloc_core.localization import Map
 
-    built = Map.build(reconstruction, images, progress=not quiet)
+    built = Map.build(reconstruction, images, global_descriptor=whole, progress=not quiet)
     built.save(out)
     typer.echo(f"{out}: {len(built)} points, {len(built.image_names)} images")
 

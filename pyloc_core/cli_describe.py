@@ -59,7 +59,7 @@ def describe(
     descriptors_file.check_suffix(out)
     queries = make_queries([(name, None) for name, _ in listed_photos(images or [], list_file)])
     file = None if weights is None else str(weights.absolute())
-    job = DescribeJob(model, file, _options(option or []), seed, half, device, batch)
+    job = DescribeJob(model, file, named_options(option or []), seed, half, device, batch)
     job.check()
     source = "random" if file is None else fingerprint_of_files(file)
     fingerprint = Fingerprint.of("describe", source, queries, job.identity())
@@ -106,7 +106,7 @@ def build_index(
         if described.model != first.model or described.dimension != first.dimension:
             raise ValueError(f"{path} holds descriptors of another network than {filled[0][0]}")
     try:
-        index = Index(first.dimension, kind=kind, **_options(option or []))
+        index = Index(first.dimension, kind=kind, **named_options(option or []))
     except TypeError as error:
         raise ValueError(str(error)) from None
     if kind != "flat":
@@ -137,7 +137,7 @@ def _learn(index: Any, parts: list[Any], threads: int | None) -> None:
     index.train(np.concatenate([np.asarray(part[::step]) for part in parts]), num_threads=threads)
 
 
-def _options(given: list[str]) -> dict[str, Any]:
+def named_options(given: list[str]) -> dict[str, Any]:
     """NAME=VALUE, with VALUE as JSON where it is JSON, as text otherwise."""
     options: dict[str, Any] = {}
     for text in given:

@@ -49,6 +49,10 @@ def localize(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Folder for a picture of each photo.")
     ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Of the network that the map was built with.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Where that network runs.")] = "cpu",
     seed: Annotated[int, typer.Option("--seed", help="Of everything random.")] = 0,
     threads: Threads = None,
     engine: EngineName = "local",
@@ -77,7 +81,8 @@ def localize(
     priors = {} if prior is None else read_priors(prior)
     queries = make_queries(photos, [lookup(priors, name) for name, _ in photos])
     folder = str(map_folder.absolute())
-    job = LocalizeJob(folder, source, seed, None if plot is None else str(plot.absolute()))
+    pictures, network = (None if p is None else str(p.absolute()) for p in (plot, weights))
+    job = LocalizeJob(folder, source, seed, pictures, network, device)
     job.check()
     fingerprint = Fingerprint.of("localize", fingerprint_of_files(folder), queries, job.options())
     try:

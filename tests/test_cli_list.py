@@ -178,3 +178,36 @@ def test_a_map_that_is_missing_leaves_no_journal(place: Path) -> None:
     done = run("localize", place / "no_map", "--list", place / "list.txt", "--out", out)
     assert done.returncode == 2 and "no such map folder" in done.stderr
     assert not out.with_name(out.name + ".journal").exists()
+
+
+def test_a_map_with_a_network_takes_the_networks_weights(place: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from pyloc_core import models
+
+    options = {"num_clusters": 8, "cluster_dim": 4, "token_dim": 6, "size": 84}
+    network = models.create("salad", backbone="vits14", seed=5, **options)
+    weights, folder, out = place / "salad.pth", place / "network_map", place / "network.jsonl"
+    torch.save(network.state_dict(), weights)
+    words: list[object] = [
+        "--network",
+        "salad",
+        "--weights",
+        weights,
+        "--option",
+        "backbone=vits14",
+    ]
+    for name, value in options.items():
+        words += ["--option", f"{name}={value}"]
+    scene = place / "scene"
+    done = run("build-map", scene / "sparse", scene / "images", folder, "--quiet", *words)
+    assert done.returncode == 0, done.stderr
+    (place / "two.txt").write_text("scene/images/view_01.jpg\nscene/images/view_05.jpg\n")
+    job = ("localize", folder, "--list", place / "two.txt", "--out", out)
+    done = run(*job, "--weights", weights, "--workers", 2)
+    assert done.returncode == 0 and "2 of 2 photos localized" in done.stdout, done.stderr
+    done = run(*job)
+    assert done.returncode == 2 and "the map's global descriptor is" in done.stderr
+    done = run(*job, "--weights", place / "none.pth")
+    assert done.returncode == 2 and "no such file" in done.stderr
+    done = run("localize", place / "map", *job[2:], "--weights", weights)
+    assert done.returncode == 2 and "built without a network" in done.stderr

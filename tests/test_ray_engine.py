@@ -166,3 +166,45 @@ def test_the_command_line_on_ray(place: Path) -> None:
         assert record["query"] == own["query"] and record["error"] == own["error"]
         if own["success"]:
             assert record["cam_from_world"] == own["cam_from_world"]
+
+
+@pytest.mark.slow
+def test_descriptors_on_ray(place: Path) -> None:
+    pytest.importorskip("ray.data")
+    for module in ("typer", "torch"):
+        pytest.importorskip(module)
+    from pyloc_core.localization.descriptors_file import read_descriptors
+
+    options = ("backbone=vits14", "num_clusters=8", "cluster_dim=4", "token_dim=6", "size=84")
+    words: list[object] = [
+        sys.executable,
+        "-m",
+        "pyloc_core.cli",
+        "describe",
+        "--quiet",
+        "--batch",
+        4,
+    ]
+    words += ["--list", place / "list.txt", *(w for o in options for w in ("--option", o))]
+    found = []
+    for engine in ("local", "ray"):
+        out = place / f"{engine}.safetensors"
+        done = subprocess.run(
+            [str(word) for word in (*words, "--engine", engine, "--workers", 1, "--out", out)],
+            env=environment(place), capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 1, done.stderr[-3000:]
+        assert f"{PHOTOS - 1} of {PHOTOS} photos described" in done.stdout
+        found.append(read_descriptors(out))
+    (own, own_vectors), (other, vectors) = found
+    assert own == other and own.failed[0]["query"] == 9
+    np.testing.assert_allclose(vectors, own_vectors, atol=2e-6)
+    # Without weights that can be read no worker starts, and that is told, not waited for.
+    (place / "broken.ckpt").write_bytes(b"no checkpoint")
+    more = ("--weights", place / "broken.ckpt", "--engine", "ray", "--workers", 1)
+    done = subprocess.run(
+        [str(word) for word in (*words, *more, "--out", place / "x.npz")],
+        env=environment(place), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 2 and "broken.ckpt" in done.stderr.strip().splitlines()[-1]
+    assert not (place / "x.npz.journal").exists()

@@ -22,7 +22,7 @@ from pyloc_core.localization.photo_camera import (
 )
 from pyloc_core.localization.poses_file import pose_entry
 from pyloc_core.localization.results_file import finite
-from pyloc_core.localization.work_list import Answer, Query
+from pyloc_core.localization.work_list import Answer, Query, fingerprint_of_files
 from pyloc_core.pose import PoseEstimate
 
 
@@ -69,6 +69,8 @@ class CameraSource:
 class PhotoLocalizer:
     """One map, loaded, and what is needed to make a photo's entry; calls may come from many threads.
 
+    `weights` is the file of the network that the map's images were described by, where one was.
+
     Raises ValueError when the map cannot be read.
     """
 
@@ -80,15 +82,19 @@ class PhotoLocalizer:
         plot: str | Path | None = None,
         seed: int = 0,
         num_threads: int | None = None,
+        weights: str | None = None,
+        device: str = "cpu",
     ) -> None:
         from pyloc_core.localization import Localizer, Map
+        from pyloc_core.localization.description import network_of_map
 
         loaded = Map.load(map_folder)
+        network = network_of_map(loaded.global_descriptor, weights, device)
         self.source = source
         self.plot = None if plot is None else Path(plot)
         self.seed, self.num_threads = seed, num_threads
         self._known = dict(zip(loaded.image_names, loaded.cameras))
-        self._localizer = Localizer(loaded)
+        self._localizer = Localizer(loaded, global_descriptor=network)
 
     def __call__(self, photo: Path, stated: Camera | None, prior: Any = None) -> dict[str, Any]:
         """The photo's `pose_entry`, with "error": why it could not be worked on, or None.
@@ -139,12 +145,15 @@ def localize_photos(
 
 @dataclass(frozen=True)
 class LocalizeJob:
-    """Localizing a list of photos, for an engine: `map_folder` must be there for every worker."""
+    """Localizing a list of photos, for an engine. `map_folder`, and `weights` of the network that the
+    map's images were described by, must be there for every worker; `device` is where it runs."""
 
     map_folder: str
     source: CameraSource
     seed: int = 0
     plot: str | None = None
+    weights: str | None = None
+    device: str = "cpu"
     batch_size: int = 4
 
     def check(self) -> None:
@@ -152,12 +161,15 @@ class LocalizeJob:
         from pyloc_core.localization import Map
 
         Map.load(self.map_folder)
+        if self.weights is not None and not Path(self.weights).is_file():
+            raise ValueError(f"no such file: {self.weights}")
 
     def start(self, num_threads: int | None) -> Callable[[Sequence[Query]], list[Answer]]:
         """Load the map by memory mapping: workers of one machine share its pages."""
         localizer = PhotoLocalizer(
-            self.map_folder, self.source, plot=self.plot, seed=self.seed, num_threads=num_threads
-        )
+            self.map_folder, self.source, plot=self.plot, seed=self.seed, num_threads=num_threads,
+            weights=self.weights, device=self.device,
+        )  # fmt: skip
 
         def answer(query: Query) -> Answer:
             entry = localizer(Path(query.path), query.camera, query.prior)
@@ -175,7 +187,11 @@ class LocalizeJob:
         camera = self.source.camera
         known = {name: entry.to_dict() for name, entry in self.source.by_name.items()}
         stated = None if camera is None else camera.to_dict()
-        return {"seed": self.seed, "camera": stated, "focal": self.source.focal, "cameras": known}
+        return {
+            "seed": self.seed, "camera": stated, "focal": self.source.focal, "cameras": known,
+            "weights": None if self.weights is None else fingerprint_of_files(self.weights),
+            "device": self.device.split(":")[0],
+        }  # fmt: skip
 
     @staticmethod
     def _answer(query: Query, entry: dict[str, Any]) -> Answer:

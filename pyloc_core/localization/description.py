@@ -138,3 +138,30 @@ def _described(
             return {}
     single = [_described({at: image}, errors, describe) for at, image in images.items()]
     return {at: vector for found in single for at, vector in found.items()}
+
+
+def network_of_map(built_with: Mapping[str, Any] | None, weights: str | None, device: str) -> Any:
+    """The network that a map's images were described by, with its weights; None for a map that needs
+    none.
+
+    Args:
+        built_with: `Map.global_descriptor`.
+        weights: file of the network; None for a map that was built with random ones.
+
+    Raises ValueError for a map that needs no network but weights are given, and for weights that do not
+    fit the network; whether they are the map's is checked by `Localizer`.
+    """
+    if built_with is None:
+        if weights is not None:
+            raise ValueError("--weights: the map was built without a network")
+        return None
+    from pyloc_core import models
+
+    config = {name: value for name, value in built_with.items() if name not in ("name", "weights")}
+    name = str(built_with.get("name"))
+    if name not in models.available():
+        raise ValueError(
+            f"the map was built with the global descriptor {name!r}, which is none of the package's "
+            "networks: localize from Python"
+        )
+    return DescribeJob(name, weights, config, device=device).network()
