@@ -140,6 +140,8 @@ def test_resume_in_the_middle_of_an_epoch(tmp_path: Path, monkeypatch: pytest.Mo
         assert torch.equal(value, parts.state_dict()[name]), name
     with pytest.raises(ValueError, match="made with places = 5, not 4"):
         run(tmp_path / "cut", resume=True, places=4)
+    with pytest.raises(ValueError, match=r"sources = \['5 of 16 places, 80 .*'3 of 16 .* mined"):
+        run(tmp_path / "cut", network(dropout=0.2), resume=True, mixed=True)
 
 
 def test_dropout_draws_anew_in_every_step_and_leaves_the_global_generator(tmp_path: Path) -> None:

@@ -131,6 +131,10 @@ class _Run:
         self.save_best: Save = _save_state
         self.history: list[float] = []
 
+    def _recorded(self) -> dict[str, Any]:
+        """What a checkpoint keeps of how it was made: options, and what the source says of itself."""
+        return asdict(self.options) | getattr(self.source, "to_dict", dict)()
+
     def load(self) -> None:
         self.at, saved = load_checkpoint(self.folder, self.model, self.optimizer, self.scaler)
         may_differ = {
@@ -141,7 +145,7 @@ class _Run:
             "checkpoint_every",
             "patience",
         }
-        now = asdict(self.options)
+        now = self._recorded()
         for name, value in saved.items():
             if name not in may_differ and now.get(name) != value:
                 raise ValueError(
@@ -259,7 +263,7 @@ class _Run:
         self.at.seconds = time.perf_counter() - start
         if self.group.first:
             save_checkpoint(
-                self.folder, self.model, self.optimizer, self.scaler, self.at, asdict(self.options)
+                self.folder, self.model, self.optimizer, self.scaler, self.at, self._recorded()
             )
 
 

@@ -49,7 +49,7 @@ class PictureFiles:
             raise ValueError(f"cannot read the picture {self.files[index]}: {error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureArrays:
     """Pictures in memory: (N, H, W, 3) RGB or (N, H, W) grey, uint8."""
 
@@ -62,7 +62,7 @@ class PictureArrays:
         return Image.fromarray(self.pixels[index]).convert("RGB")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureTable:
     """N pictures and what is known of them.
 
@@ -74,6 +74,8 @@ class PictureTable:
             unique over all cities.
         query: (N,) bool, for held-out pictures: which ones ask, the others being the database; None:
             every picture asks, all the others being the database.
+        answers: of each query, the numbers of the pictures in the database that are right; None: those of
+            its place, or near its position.
         doubled: rows left out since they repeated a picture.
     """
 
@@ -83,6 +85,7 @@ class PictureTable:
     cities: Ints | None = None
     sequences: Ints | None = None
     query: npt.NDArray[np.bool_] | None = None
+    answers: tuple[Ints, ...] | None = None
     doubled: int = 0
 
     def __post_init__(self) -> None:
@@ -108,9 +111,20 @@ class PictureTable:
                 )
         if self.query is not None and (self.query.all() or not self.query.any()):
             raise ValueError("query must leave both queries and a database")
+        if self.answers is not None:
+            self._check_answers()
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def _check_answers(self) -> None:
+        assert self.answers is not None
+        if self.query is None or len(self.answers) != self.query.sum():
+            raise ValueError(f"answers must be one array per query, got {len(self.answers)}")
+        for index, numbers in enumerate(self.answers):
+            inside = numbers.dtype.kind in "iu" and ((numbers >= 0) & (numbers < len(self))).all()
+            if not inside or self.query[numbers].any():
+                raise ValueError(f"answers[{index}] must be numbers of pictures in the database")
 
     def name(self, index: int) -> str:
         """What to call a picture in a message."""
@@ -211,7 +225,7 @@ def read_table(path: str | Path, root: str | Path | None = None) -> PictureTable
         _numbered(values.get("city"), [""] * len(rows)),
         _numbered(values.get("sequence"), city),
         _roles(values["role"], path) if "role" in values else None,
-        doubled,
+        doubled=doubled,
     )
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -46,6 +47,9 @@ class PlaceSource(Protocol):
 
     def draw(self, epoch: int, step: int) -> Ints:
         """(P, K) picture numbers: a row is a place. The same arguments give the same rows."""
+
+    def label(self) -> str:
+        """What a resumed run must find unchanged."""
 
 
 class RandomPlaces:
@@ -95,6 +99,10 @@ class RandomPlaces:
 
     def steps(self) -> int:
         return len(self._batches(0))
+
+    def label(self) -> str:
+        of = "" if self._city is None else " of one city"
+        return f"{self.places} of {len(self.members)} places{of}, {len(self.pictures)} pictures"
 
     def draw(self, epoch: int, step: int) -> Ints:
         rows = []
@@ -183,6 +191,10 @@ class MinedPlaces:
     def steps(self) -> int:
         return self.length
 
+    def label(self) -> str:
+        crc = zlib.crc32(np.ascontiguousarray(self.rows).tobytes())
+        return f"{self.places} places of {len(self.rows)} mined batches {crc:08x}, {self.length} an epoch"
+
     def draw(self, epoch: int, step: int) -> Ints:
         turn, at = divmod(epoch * self.length + step, len(self.rows))
         order = np.random.default_rng([self.seed, _MINED, turn]).permutation(len(self.rows))
@@ -237,6 +249,10 @@ class PlaceBatches:
             pin_memory=group.device.type == "cuda",
             generator=torch.Generator(),  # the global one is left alone
         )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a resumed run must find unchanged."""
+        return {"sources": [source.label() for source in self.sources]}
 
     def keys(self, epoch: int, step: int) -> list[Key]:
         """The places of a batch over all processes, source after source."""

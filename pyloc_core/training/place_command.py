@@ -63,13 +63,17 @@ def parser() -> argparse.ArgumentParser:
                       help="CSV file, folder with a subfolder per place, or GSV-Cities")  # fmt: skip
     data.add_argument("--held-out", type=Path, required=True, help="the same, of other places")
     data.add_argument(
+        "--held-out-layout",
+        help="--held-out is a benchmark's folder: pittsburgh, msls, nordland, sped, sf_xl, ...",
+    )
+    data.add_argument(
         "--images-root", type=Path, help="folder of the pictures (default: the table's)"
     )
     data.add_argument("--by-position", action="store_true",
                       help=f"right answers are those within {RADIUS:g} m, not those of one place")  # fmt: skip
     data.add_argument("--one-city", action="store_true", help="batches of one city each")
     mined = made.add_argument_group("mined batches, half of each batch")
-    mined.add_argument("--mined", type=Path, help="CSV file with positions and sequences")
+    mined.add_argument("--mined", type=Path, help="CSV file with positions and sequences, or MSLS")
     mined.add_argument("--mined-places", type=int, help="of a batch (default: half)")
     mined.add_argument("--mined-count", type=int, default=4000, help="batches mined (default 4000)")
     mined.add_argument("--mined-length", type=int, help="of them per epoch (default: all, in turn)")
@@ -103,6 +107,7 @@ def _run(given: argparse.Namespace) -> int:
     import torch
 
     from pyloc_core.training.place_batches import MinedPlaces
+    from pyloc_core.training.place_layouts import held_out_layout, msls_frames
     from pyloc_core.training.place_networks import build, load_start
     from pyloc_core.training.place_training import train_places
 
@@ -122,9 +127,14 @@ def _run(given: argparse.Namespace) -> int:
         trainable_blocks=given.trainable_blocks, seed=options.seed,
     )  # fmt: skip
     load_start(network, given.start, given.backbone_weights)
-    table, held_out, mined = read(given.table), read(given.held_out), None
+    table, mined = read(given.table), None
+    if given.held_out_layout is None:
+        held_out = read(given.held_out)
+    else:
+        held_out = held_out_layout(given.held_out_layout, given.held_out)
     if given.mined is not None:
-        frames = read(given.mined)
+        is_msls = given.mined.is_dir()
+        frames = msls_frames(given.mined) if is_msls else read(given.mined)
         batches = _mined(given, network, frames, options)
         if given.mine_only:
             print(f"{given.out / MINED}: {len(batches)} batches")

@@ -29,8 +29,8 @@ class RecallJudge:
     The score is 1 - recall@1. A query that nothing in the database can answer does not count.
 
     Args:
-        table: held-out pictures. With `radius` the right answers are those within so many metres,
-            otherwise those of the same place.
+        table: held-out pictures. Right are its `answers`, if it has them; with `radius` those within so
+            many metres; otherwise those of the same place.
         size: side of the pictures; `batch` how many are described at a time.
         radius: in metres; None for places. The table must have what is asked for.
         at: which k.
@@ -52,7 +52,7 @@ class RecallJudge:
     ) -> None:
         check_int("size", size, 1)
         check_int("batch", batch, 1)
-        if radius is None and table.place is None:
+        if radius is None and table.place is None and table.answers is None:
             raise ValueError("held-out pictures need places, or positions and a radius")
         if radius is not None and table.positions is None:
             raise ValueError("held-out pictures need positions for a radius")
@@ -61,7 +61,7 @@ class RecallJudge:
         n = len(table)
         self.queries = np.arange(n) if table.query is None else np.flatnonzero(table.query)
         self.database = np.arange(n) if table.query is None else np.flatnonzero(~table.query)
-        positives = [
+        positives = list(table.answers or ()) or [
             self.database[row]
             for part in _parts(self.queries)
             for row in self._right(part[:, None], self.database[None])
@@ -89,9 +89,10 @@ class RecallJudge:
             generator=torch.Generator(),
         )  # fmt: skip
         parts = [describe(images.to(group.device)).float() for images in loader]
-        size = group.total(torch.tensor([max((p.shape[1] for p in parts), default=0)]).to(
-            group.device))  # fmt: skip
-        every = torch.zeros(len(self.table), int(size) // group.count, device=group.device)
+        # A process without pictures learns the size from the others.
+        sizes = torch.tensor([parts[0].shape[1], 1] if parts else [0, 0], device=group.device)
+        width, counted = group.total(sizes).tolist()
+        every = torch.zeros(len(self.table), width // counted, device=group.device)
         if parts:
             every[own] = torch.cat(parts)
         return group.total(every)
