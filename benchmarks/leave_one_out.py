@@ -46,7 +46,7 @@ def stages(rows: list[dict[str, Any]]) -> str:
     timed = [row["stages"] for row in rows if "stages" in row]
     if not timed:
         return ""
-    values = [f"{1e3 * np.median([t[s] for t in timed]):.0f}" for s in STAGES]
+    values = [f"{1e3 * np.median([t.get(s, 0.0) for t in timed]):.0f}" for s in STAGES]
     head = "| " + " | ".join(STAGES) + " |\n" + "|---" * len(STAGES) + "|\n"
     return head + "| " + " | ".join(values) + " |"
 

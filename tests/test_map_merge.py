@@ -178,3 +178,26 @@ def test_a_scene_without_retrieval_uses_every_image() -> None:
     assert found.scene == "here" and [len(c.views) for c in found.clusters] == [4, 4]
     assert np.linalg.norm(found.estimate.cam_from_world - QUERY) < 0.05
     assert len(POSES) == 4
+
+
+def test_salad_finds_the_scene() -> None:
+    """The small network with drawn weights: that it plugs in, not how good it is."""
+    pytest.importorskip("torch")
+    from pyloc_core import models
+    from pyloc_core.models.salad.head import HEADS
+
+    options = {"backbone": "vits14", **HEADS["512+32"], "hidden": 48, "size": 84}
+    salad = models.create("salad", seed=2, **options)
+    each = {
+        "here": build(global_descriptor=salad, max_views=1),
+        "there": build(walls=OTHER, global_descriptor=salad, max_views=1),
+    }
+    merged = Map.merge(each)
+    assert (
+        merged.global_descriptors.shape == (8, 544) and merged.global_descriptor["name"] == "salad"
+    )
+    localizer = Localizer(merged, global_descriptor=models.create("salad", seed=2, **options))
+    found = localizer.localize_detailed(render(QUERY, OTHER), CAMERA)
+    assert found.scene == "there" and found.estimate.success
+    with pytest.raises(ValueError, match="the map's global descriptor is"):
+        Localizer(merged, global_descriptor=models.create("salad", seed=3, **options))

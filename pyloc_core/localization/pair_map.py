@@ -35,6 +35,7 @@ def localize_in_map(
     prior: Any = None,
     *,
     num_views: int = 2,
+    scene: str | None = None,
     options: PairOptions | None = None,
     seed: int = 0,
     num_threads: int | None = None,
@@ -49,7 +50,7 @@ def localize_in_map(
     Args:
         matcher: see `PairMatcher`.
         localizer: of the map; its options bound the number of points.
-        image, camera, prior: as `Localizer.localize` takes them.
+        image, camera, prior, scene: as `Localizer.localize` takes them.
 
     Returns:
         PairLocalization; `maps` and `estimate.inlier_probability` run over the observations used.
@@ -70,7 +71,8 @@ def localize_in_map(
     described = fit_size(pixels, model.options.max_size)
     levels = [] if start is not None else list(localizer.descriptor.dense(described))
     coarse: Any = levels[0] if levels else None
-    views = localizer.nearby_views(coarse, start, image=described)[:num_views]
+    views = localizer.nearby_views(coarse, start, image=described, scene=scene)
+    views = views[:num_views]
     candidates = choose_points(model, views, localizer.options.max_points)
     retrieved = time.perf_counter()
     obs = candidates.obs
@@ -95,7 +97,8 @@ def localize_in_map(
     )
     seconds = {"retrieve": retrieved - begin, "match_pairs": compared - retrieved}
     timings = {**seconds, **found.estimate.timings}
-    return replace(found, estimate=replace(found.estimate, timings=timings))
+    name = model.scenes[model.view_scene[views[0]]] if found.estimate.success else ""
+    return replace(found, estimate=replace(found.estimate, timings=timings, scene=name))
 
 
 def _compare(

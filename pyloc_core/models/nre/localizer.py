@@ -93,7 +93,8 @@ class PublishedLocalizer:
             )
         pixels = fit_size(pixels, self.map.options.max_size)
         camera = camera if pixels.shape[:2] == camera.size else camera.resized(pixels.shape[:2])
-        obs = self.map.observations_of(self._nearest(pixels, start))
+        nearest = self._nearest(pixels, start)
+        obs = self.map.observations_of(nearest)
         points = self.map.obs_point[obs]
         described = [
             np.asarray(level[obs, self._scale], np.float32)
@@ -104,11 +105,15 @@ class PublishedLocalizer:
             self.descriptor, pixels, camera, (described[0], described[-1]), self.map.xyz[points],
             self.options, seed,
         )  # fmt: skip
-        return replace(found, point_indices=points)
+        name = self.map.scenes[self.map.view_scene[nearest]] if found.estimate.success else ""
+        estimate = replace(found.estimate, scene=name)
+        return replace(found, estimate=estimate, point_indices=points)
 
     def _nearest(self, pixels: npt.NDArray[Any], prior: Array | None) -> int:
         model = self.map
         if prior is not None:
+            if len(model.scenes) > 1:
+                raise ValueError("a prior says nothing in a map of several frames of reference")
             return int(nearby.rank_by_prior(prior, model.cam_from_world)[0])
         if not len(model.vocabulary):
             raise ValueError("the map has no vocabulary to find a reference image: give a prior")
