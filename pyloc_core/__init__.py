@@ -20,6 +20,7 @@ from pyloc_core.match_filters import (
     mutual_matches,
 )
 from pyloc_core.ops.correlation_maps import correlation_maps, correspondence_maps
+from pyloc_core.ops.dual_softmax import dual_softmax
 from pyloc_core.ops.estimate_pose import estimate_pose
 from pyloc_core.ops.estimate_pose_from_matches import estimate_pose_from_matches
 from pyloc_core.ops.gated_attention import gated_attention
@@ -69,6 +70,7 @@ __all__ = [
     "correlation_maps",
     "correspondence_maps",
     "cyclic_check",
+    "dual_softmax",
     "estimate_pose",
     "estimate_pose_from_matches",
     "filter_matches",

@@ -148,7 +148,7 @@ def check(
             raise ValueError(f"dustbin must be a scalar or have shape {leading}, got {fill.shape}")
         fill = np.ascontiguousarray(np.broadcast_to(fill, leading).reshape(-1))
     counts = [
-        _counts(x, leading, size, what)
+        valid_counts(x, leading, size, what)
         for x, size, what in zip(split_valid(num_valid), shape[1:], ("rows", "columns"))
     ]
     return Problem(s, a, b, fill, sides, counts[0], counts[1], shape, options)
@@ -160,7 +160,7 @@ def _per_item(array: np.ndarray, shape: tuple[int, ...], batch: int) -> np.ndarr
     return np.broadcast_to(array, (batch, shape[-1]))
 
 
-def _counts(x: Any, leading: tuple[int, ...], size: int, what: str) -> np.ndarray | None:
+def valid_counts(x: Any, leading: tuple[int, ...], size: int, what: str) -> np.ndarray | None:
     """(B,) int64 within 0 and `size`, or None."""
     if x is None:
         return None

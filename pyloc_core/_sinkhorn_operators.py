@@ -35,10 +35,10 @@ def transport(
     )
     log_p = _sinkhorn.run_forward(problem, False)[0]
     log_p = log_p.reshape(*problem.scores.shape[:-2], *problem.full[1:])
-    return _as_given(log_p, problem.scores)
+    return as_given(log_p, problem.scores)
 
 
-def _as_given(array: Any, source: _arrays.ArrayIn) -> Any:
+def as_given(array: Any, source: _arrays.ArrayIn) -> Any:
     if not source.is_torch:
         return _arrays.bfloat16_to_float32(array) if source.dtype == "bfloat16" else array
     torch = _arrays.torch_module()
@@ -88,7 +88,7 @@ def _with_torch(
     batch, m, n = _sinkhorn.check_shapes(tuple(scores.shape), tuple(a.shape), tuple(b.shape), sides)
     fill = _dustbin_tensor(rest.get("dustbin"), leading)
     pair = zip(_sinkhorn.split_valid(num_valid), (m, n), ("rows", "columns"))
-    rows, columns = (_valid_tensor(x, scores, size, what) for x, size, what in pair)
+    rows, columns = (valid_tensor(x, scores, size, what) for x, size, what in pair)
     flat = (
         scores.reshape(batch, m, n),
         a.expand(*leading, -1).reshape(batch, a.shape[-1]),
@@ -108,7 +108,7 @@ def _with_torch(
         options.threads,
         name,
     )
-    if _wants_gradient(flat):
+    if wants_gradient(flat):
         out = _Sinkhorn.apply(*flat, *rest_of_call, options.implicit)
     else:
         torch = _arrays.torch_module()
@@ -117,7 +117,7 @@ def _with_torch(
     return out.reshape(*leading, *out.shape[1:])
 
 
-def _wants_gradient(tensors: tuple[Any, ...]) -> bool:
+def wants_gradient(tensors: tuple[Any, ...]) -> bool:
     torch = _arrays.torch_module()
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
@@ -133,7 +133,7 @@ def _dustbin_tensor(dustbin: Any, leading: tuple[int, ...]) -> Any:
     return dustbin.expand(leading).reshape(-1)
 
 
-def _valid_tensor(x: Any, scores: Any, size: int, what: str) -> Any:
+def valid_tensor(x: Any, scores: Any, size: int, what: str) -> Any:
     """(B,) int64 on the device of the scores, or None."""
     if x is None:
         return None
@@ -261,7 +261,7 @@ def _run_forward(
         torch = _arrays.torch_module()
         problem = _native_problem(call, iterations, tolerance, num_threads)
         log_p, *rest = _sinkhorn.run_forward(problem, keep_history)
-        return _as_given(log_p, problem.scores), *(torch.from_numpy(x) for x in rest)
+        return as_given(log_p, problem.scores), *(torch.from_numpy(x) for x in rest)
     options = iterations, tolerance, keep_history
     if chosen == "formula":
         return tuple(_dispatch.reference_module(_OP).sinkhorn(*call, *options))

@@ -139,6 +139,8 @@ def operator_calls() -> list[Call]:
              per_point=("descriptors", "points3d")),
         Call("gated_attention", _named("gated_attention"), attention_arrays(),
              flexible=("queries", "keys", "values")),
+        Call("dual_softmax", _named("dual_softmax"), {"scores": transport_arrays()["scores"]},
+             {"temperature": 0.5}, flexible=("scores",), not_finite_allowed=("scores",)),
         Call("sinkhorn", _named("sinkhorn"), transport_arrays(), {"iterations": 5},
              flexible=("scores", "log_row_mass", "log_column_mass"), not_finite_allowed=("scores",)),
         Call("salad_aggregate", _named("salad_aggregate"), patch_arrays(),

@@ -64,6 +64,7 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
             name: rng.normal(size=(1, 2, size, 12)).astype(np.float32)
             for name, size in (("queries", 500), ("keys", 300), ("values", 300))
         },
+        "dual_softmax": {"scores": rng.normal(size=(1, 300, 200)).astype(np.float32)},
         "sinkhorn": {
             "scores": rng.normal(size=(1, 300, 200)).astype(np.float32),
             "log_row_mass": np.full(300, -np.log(300)),

@@ -14,13 +14,9 @@ std::int64_t full_columns(const SinkhornProblem& p) { return p.columns + (p.dust
 
 SinkhornInput item_input(const SinkhornProblem& p, std::int64_t b) {
   const std::int64_t element = p.dtype == kFloat32 ? 4 : 2;
-  return {static_cast<const char*>(p.scores) + b * p.rows * p.columns * element,
-          p.dtype,
-          p.columns,
-          p.num_rows ? p.num_rows[b] : p.rows,
-          p.num_columns ? p.num_columns[b] : p.columns,
-          p.dustbin_sides,
-          p.dustbin ? p.dustbin[b] : 0.0f,
+  return {{static_cast<const char*>(p.scores) + b * p.rows * p.columns * element, p.dtype, p.columns,
+           p.num_rows ? p.num_rows[b] : p.rows, p.num_columns ? p.num_columns[b] : p.columns, p.dustbin_sides,
+           p.dustbin ? p.dustbin[b] : 0.0f},
           p.log_row_mass + b * p.row_mass_stride,
           p.rows,
           p.log_column_mass + b * p.column_mass_stride,

@@ -22,27 +22,20 @@
 #include <cstdint>
 
 #include "cpu/row_softmax.h"
+#include "cpu/score_rows.h"
 #include "cpu/simd_math.h"
 #include "cpu/sinkhorn.h"
 #include "cpu/sinkhorn_sweep.h"
-#include "cpu/store_rows.h"
 #include "runtime/thread_pool.h"
 
 PYLOC_NAMESPACE_BEGIN
 
-constexpr float kNothing = -HUGE_VALF;     // the logarithm of no mass
 constexpr double kBalance = 1e-3;          // largest relative difference of the total masses
 constexpr float kReach = 1e30f;            // of the range rule above
 constexpr float kLogReach = 80.0f;         // masses smaller than e^-80 of the largest take the log domain
 constexpr std::int64_t kSweepBlock = 128;  // rows whose column sums are added up on their own
 
-struct SinkhornInput {
-  const void* scores;  // the first row; float32, float16 or bfloat16
-  int dtype;
-  std::int64_t row_stride;     // in elements
-  std::int64_t rows, columns;  // that count
-  int dustbin_sides;           // 0, 1 (row) or 3 (row and column)
-  float dustbin;
+struct SinkhornInput : ScoreRows {
   const float* log_row_mass;  // of the rows from 0 on, the dustbin's at dustbin_row
   std::int64_t dustbin_row;
   const float* log_column_mass;
@@ -131,7 +124,7 @@ class SinkhornItem {
   }
   // log P_ij; `out` has ld floats, those beyond the columns -inf.
   void log_plan_row(std::int64_t i, float* out) const {
-    scores_row(i, out);
+    in_.read(i, ld_, out);
     const PackF u(u_[i]);
     for (std::int64_t c = 0; c < ld_; c += PackF::kWidth)
       (PackF::load(out + c) + u + PackF::load(v_ + c)).store(out + c);
@@ -139,8 +132,8 @@ class SinkhornItem {
   // The same into `columns()` floats anywhere; `scratch` has ld floats.
   void write_log_plan_row(std::int64_t i, float* scratch, float* out) const {
     constexpr int W = PackF::kWidth;
-    RowView row;
-    view_row(i, scratch, row);
+    ScoreRow row;
+    in_.view(i, ld_, scratch, row);
     const PackF u(u_[i]);
     const std::int64_t whole = n_ / W * W;
     std::int64_t c = 0;
@@ -192,51 +185,6 @@ class SinkhornItem {
     return double(reduce_add(total));
   }
 
-  // Row i of A as float32 into ld floats, the padding -inf.
-  void scores_row(std::int64_t i, float* out) const {
-    if (i == in_.rows) {
-      for (std::int64_t j = 0; j < n_; ++j) out[j] = in_.dustbin;
-    } else {
-      const std::int64_t first = i * in_.row_stride;
-      const auto* half = static_cast<const std::uint16_t*>(in_.scores) + first;
-      if (in_.dtype == kFloat32) {
-        std::memcpy(out, static_cast<const float*>(in_.scores) + first,
-                    sizeof(float) * std::size_t(in_.columns));
-      } else if (in_.dtype == kFloat16) {
-        for (std::int64_t j = 0; j < in_.columns; ++j) out[j] = LoadFloat16::load(half + j);
-      } else {
-        for (std::int64_t j = 0; j < in_.columns; ++j) out[j] = LoadBf16::load(half + j);
-      }
-      if (in_.dustbin_sides >> 1) out[in_.columns] = in_.dustbin;
-    }
-    for (std::int64_t j = n_; j < ld_; ++j) out[j] = kNothing;
-  }
-
-  // A row of A where it lies, in whole packs, and its end, with the dustbin and the padding.
-  struct RowView {
-    const float* from;
-    std::int64_t whole;
-    alignas(64) float tail[3 * kSweepColumns];
-    PYLOC_INLINE PackF at(std::int64_t c) const {
-      return PackF::load(c < whole ? from + c : tail + (c - whole));
-    }
-  };
-  // `scratch` (ld floats) holds the row where it cannot be read in place.
-  void view_row(std::int64_t i, float* scratch, RowView& view) const {
-    if (in_.dtype != kFloat32 || i == in_.rows) {
-      scores_row(i, scratch);
-      view.from = scratch;
-      view.whole = ld_;
-      return;
-    }
-    view.from = static_cast<const float*>(in_.scores) + i * in_.row_stride;
-    view.whole = in_.columns / PackF::kWidth * PackF::kWidth;
-    std::int64_t held = in_.columns - view.whole;
-    std::memcpy(view.tail, view.from + view.whole, sizeof(float) * std::size_t(held));
-    if (in_.dustbin_sides >> 1) view.tail[held++] = in_.dustbin;
-    for (; view.whole + held < ld_; ++held) view.tail[held] = kNothing;
-  }
-
   bool build_row(std::int64_t i) {
     constexpr int W = PackF::kWidth;
     float* k = kernel_ + i * ld_;
@@ -245,8 +193,8 @@ class SinkhornItem {
       peak_[i] = 0.0f;
       return true;
     }
-    RowView row;
-    view_row(i, k, row);
+    ScoreRow row;
+    in_.view(i, ld_, k, row);
     PackF top(kNothing), other(kNothing), total(0.0f), rest(0.0f);  // the sum of a good row is below infinity
     std::int64_t c = 0;
     for (; c + 2 * W <= row.whole; c += 2 * W) {
@@ -255,7 +203,7 @@ class SinkhornItem {
       other = max_(y, other), rest = rest + y;
     }
     for (; c < ld_; c += W) top = max_(row.at(c), top), total = total + row.at(c);
-    if (any(mask_not(total + rest < HUGE_VALF)) && has_refused(row)) return false;
+    if (any(mask_not(total + rest < HUGE_VALF)) && row.has_refused(ld_)) return false;
     const float peak = reduce_max(max_(top, other));
     peak_[i] = peak > kNothing ? peak : 0.0f;
     const PackF p(peak_[i]);
@@ -266,12 +214,6 @@ class SinkhornItem {
       for (c = 0; c < ld_; c += W) row.at(c).store(k + c);
     }
     return true;
-  }
-
-  bool has_refused(const RowView& row) const {
-    PackMask<float> bad = PackF(0.0f) > 0.0f;
-    for (std::int64_t c = 0; c < ld_; c += PackF::kWidth) bad = mask_or(bad, mask_not(row.at(c) < HUGE_VALF));
-    return any(bad);
   }
 
   // For every block of rows, in an order that alternates so that what was read last is read first.
@@ -314,7 +256,6 @@ class SinkhornItem {
   // Whether a finite score meets mass on the other side.
   bool row_carries(std::int64_t i, float* scratch) const;
   bool column_carries(std::int64_t j) const;
-  float score(std::int64_t i, std::int64_t j) const;
 
   float* memory_;
   SinkhornInput in_{};

@@ -150,22 +150,15 @@ inline void SinkhornItem::repeat(std::int64_t ran, std::int64_t iterations,
   for (std::int64_t t = ran; t < iterations; ++t) keep(t, history);
 }
 
-inline float SinkhornItem::score(std::int64_t i, std::int64_t j) const {
-  if (i == in_.rows || j == in_.columns) return in_.dustbin;
-  const std::int64_t at = i * in_.row_stride + j;
-  const auto* half = static_cast<const std::uint16_t*>(in_.scores);
-  if (in_.dtype == kFloat32) return static_cast<const float*>(in_.scores)[at];
-  return in_.dtype == kFloat16 ? LoadFloat16::load(half + at) : LoadBf16::load(half + at);
-}
 inline bool SinkhornItem::row_carries(std::int64_t i, float* scratch) const {
-  scores_row(i, scratch);
+  in_.read(i, ld_, scratch);
   for (std::int64_t j = 0; j < n_; ++j)
     if (b_[j] > 0.0f && scratch[j] > kNothing) return true;
   return false;
 }
 inline bool SinkhornItem::column_carries(std::int64_t j) const {
   for (std::int64_t i = 0; i < m_; ++i)
-    if (a_[i] > 0.0f && score(i, j) > kNothing) return true;
+    if (a_[i] > 0.0f && in_.at(i, j) > kNothing) return true;
   return false;
 }
 

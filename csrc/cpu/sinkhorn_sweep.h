@@ -8,12 +8,12 @@
 
 #include <cstdint>
 
+#include "cpu/score_rows.h"
 #include "cpu/simd.h"
 
 PYLOC_NAMESPACE_BEGIN
 
-constexpr int kSweepRows = 4;      // rows are padded to a multiple with zeros
-constexpr int kSweepColumns = 32;  // ld is a multiple: two packs of the widest instruction set
+constexpr int kSweepRows = 4;  // rows are padded to a multiple with zeros
 
 // e^x, -inf included; 0 below 2^-126, so that no denormal number arises; x <= 0 unless kPositive, when it
 // saturates above 88. x = n ln 2 + r with |r| <= ln(2) / 2, the minimax polynomial of degree 5 with value 1
