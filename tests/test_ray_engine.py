@@ -23,8 +23,7 @@ from pyloc_core.localization.work_list import Answer, Query, make_queries
 
 PHOTOS = 40
 HERE = Path(__file__).parent
-# No dashboard, nothing sent, nothing looked up outside this machine.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class Doubles:
@@ -60,6 +59,20 @@ def test_an_actor_takes_columns_and_gives_columns() -> None:
     assert answers[1].descriptor is None
 
 
+@pytest.mark.parametrize("error, kind", [(ImportError, MissingExtra), (KeyError, RuntimeError)])
+def test_what_stops_the_job_in_a_worker_stops_it_here(
+    error: type[Exception], kind: type[Exception]
+) -> None:
+    def work(queries: list[Query]) -> list[Answer]:
+        raise error("no such thing")
+
+    actor = ray_engine._Actor.__new__(ray_engine._Actor)
+    actor.work = work
+    columns = actor({"query": np.array([make_queries([("a", None)])[0].to_json()], object)})
+    with pytest.raises(kind, match="no such thing"):
+        ray_engine._answers(columns)
+
+
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"pyloc_core\[ray\]"):
@@ -74,7 +87,7 @@ def test_what_no_cluster_can_do_is_refused() -> None:
 
 def environment(folder: Path) -> dict[str, str]:
     package = str(Path(pyloc_core.__file__).parents[1])
-    # Ray's sockets need a short path; its token lies in the home folder.
+    # Ray keeps a token in the home folder.
     return {**os.environ, **QUIET, "PYTHONPATH": package, "HOME": str(folder)}
 
 

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyloc_core._extras import require
+from pyloc_core._extras import MissingExtra, require
 from pyloc_core.localization.engine import Job, WorkersLost, limit_threads
 from pyloc_core.localization.work_list import Answer, Query
 
 # More blocks than this and Ray's bookkeeping counts; a worker that dies loses its block.
 _MOST_BLOCKS = 4096
 _KNOCK_SECONDS = 10.0
+_STOP = -1  # index of an answer that is an error of the job as a whole
 # What Ray would print or send if it were not asked.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
@@ -153,7 +154,11 @@ class _Actor:
         limit_threads(num_threads)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
-        answers = self.work([Query.from_json(text) for text in batch["query"]])
+        try:
+            answers = self.work([Query.from_json(text) for text in batch["query"]])
+        except Exception as error:  # as an error it would count as one more worker that died
+            told = {"missing": isinstance(error, ImportError), "error": f"{error}"}
+            answers = [Answer(_STOP, told | {"type": type(error).__name__})]
         vectors = [b"" if a.descriptor is None else a.descriptor.tobytes() for a in answers]
         return {
             "index": np.array([answer.index for answer in answers], np.int64),
@@ -176,6 +181,13 @@ def _system_errors(data: Any) -> tuple[type[BaseException], ...]:
 
 
 def _answers(batch: dict[str, npt.NDArray[Any]]) -> list[Answer]:
+    """Raises what stopped the job in a worker: MissingExtra for a package, RuntimeError for all else."""
+    for index, text in zip(batch["index"], batch["record"]):
+        if index == _STOP:
+            told = json.loads(text)
+            if told["missing"]:
+                raise MissingExtra(told["error"])
+            raise RuntimeError(f"in a worker: {told['type']}: {told['error']}")
     return [
         Answer(int(index), json.loads(text), np.frombuffer(vector, np.float32) if vector else None)
         for index, text, vector in zip(batch["index"], batch["record"], batch["descriptor"])
