@@ -154,7 +154,10 @@ def evaluate(
 )
 @_one_line_errors
 def train(context: typer.Context) -> None:
-    """Train a dense descriptor; `pyloc-core train --help` and docs/training.md list the options."""
+    """Train a dense descriptor, or with `train places` a network for place recognition.
+
+    `pyloc-core train --help`, `pyloc-core train places --help` and docs/training.md list the options.
+    """
     from pyloc_core._extras import require
 
     require("torch", "training")

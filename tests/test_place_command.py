@@ -125,6 +125,18 @@ def test_the_command_says_in_one_line_what_is_wrong(
     assert "one process first" in capsys.readouterr().err
 
 
+def test_the_command_line_hands_its_arguments_on(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("typer")
+    from typer.testing import CliRunner
+
+    from pyloc_core.cli import app
+
+    shown = CliRunner().invoke(app, ["train", "places", "--help"])
+    assert shown.exit_code == 0 and "--places-per-batch" in shown.output
+    refused = CliRunner().invoke(app, ["train", *arguments(folder, tmp_path, "--epochs", "0")])
+    assert refused.exit_code == 2
+
+
 def test_the_networks_describe_and_train_their_last_blocks() -> None:
     images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     for name in ("small-salad", "small-mixer"):
