@@ -27,8 +27,8 @@ from pyloc_core._triton.assignment_tiles import (
     score_tile,
 )  # fmt: skip
 
-_ROWS = {"BLOCK_M": 8, "BLOCK_N": 256, "num_warps": 4}  # of a program that owns rows
-_COLUMNS = {"BLOCK_M": 256, "BLOCK_N": 8, "num_warps": 4}
+_ROWS = {"BLOCK_M": 4, "BLOCK_N": 1024, "num_warps": 4}  # of a program that owns rows
+_COLUMNS = {"BLOCK_M": 512, "BLOCK_N": 8, "num_warps": 4}
 _TILE = {"BLOCK_M": 16, "BLOCK_N": 128, "num_warps": 4}
 
 

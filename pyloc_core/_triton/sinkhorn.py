@@ -30,8 +30,8 @@ from pyloc_core._triton.sinkhorn_pass import (
     score_gradient_kernel,
 )
 
-_ROWS = {"BLOCK_M": 8, "BLOCK_N": 256, "num_warps": 4}  # of a program that owns rows
-_COLUMNS = {"BLOCK_M": 256, "BLOCK_N": 8, "num_warps": 4}
+_ROWS = {"BLOCK_M": 4, "BLOCK_N": 1024, "num_warps": 4}  # of a program that owns rows
+_COLUMNS = {"BLOCK_M": 512, "BLOCK_N": 8, "num_warps": 4}
 _TILE = {"BLOCK_M": 16, "BLOCK_N": 128, "num_warps": 4}
 
 
@@ -58,14 +58,15 @@ class _Problem:
             "HAS_COLUMNS": int(num_columns is not None),
         }
 
-    def row_grid(self, options: dict[str, int] = _ROWS) -> tuple[int, ...]:
-        return (self.batch * triton.cdiv(self.full_m, options["BLOCK_M"]),)
+    def row_grid(self) -> tuple[int, ...]:
+        return (self.batch * triton.cdiv(self.full_m, _ROWS["BLOCK_M"]),)
 
     def column_grid(self) -> tuple[int, ...]:
         return (self.batch * triton.cdiv(self.full_n, _COLUMNS["BLOCK_N"]),)
 
     def tile_grid(self) -> tuple[int, ...]:
-        return (*self.row_grid(_TILE), triton.cdiv(self.full_n, _TILE["BLOCK_N"]))
+        rows = self.batch * triton.cdiv(self.full_m, _TILE["BLOCK_M"])
+        return rows, triton.cdiv(self.full_n, _TILE["BLOCK_N"])
 
     def new(self, *shape: int) -> Tensor:
         return self.scores.new_empty(shape, dtype=torch.float32)

@@ -265,9 +265,11 @@ def fits_a_program(m: int) -> bool:
     return m <= MAX_ROWS
 
 
-def blocks(m: int) -> dict[str, int]:
+def blocks(m: int, lean: bool) -> dict[str, int]:
+    """Tiles that the compiler, for sm_90, keeps in registers; `lean`: SALAD's masses, forward."""
     block_m = max(16, triton.next_power_of_2(m))
-    return {"BLOCK_M": block_m, "BLOCK_N": 64 if block_m <= 64 else 32, "num_warps": 8}
+    block_n = (128 if lean else 64) if block_m <= 64 else 32
+    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "num_warps": 8}
 
 
 def item_forward(
@@ -281,7 +283,7 @@ def item_forward(
         scores, a, b, dustbin, scores if num_columns is None else num_columns, u, v,
         u if out is None else out, batch, m, n, iterations, len(u), min(1, dustbin.dim()),
         HAS_COLUMNS=int(num_columns is not None), SALAD=int(masses is None),
-        HAS_OUT=int(out is not None), **blocks(m),
+        HAS_OUT=int(out is not None), **blocks(m, masses is None),
     )  # fmt: skip
 
 
@@ -299,6 +301,6 @@ def item_gradient(
         scores, a, b, dustbin, scores if num_columns is None else num_columns, u, v, before,
         u if num_iterations is None else num_iterations, slope, d_u, d_v, d_scores, batch, m, n,
         len(u), min(1, dustbin.dim()), HAS_COLUMNS=int(num_columns is not None),
-        SALAD=int(masses is None), BIN=int(slope.shape[1] == m + 1), **blocks(m),
+        SALAD=int(masses is None), BIN=int(slope.shape[1] == m + 1), **blocks(m, False),
     )  # fmt: skip
     return d_u, d_v
