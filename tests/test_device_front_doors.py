@@ -137,7 +137,15 @@ def test_aggregation(num_valid: Any) -> None:
     assert log_p.shape == (2, 7, 9) and log_p.dtype == half
 
 
-@pytest.mark.parametrize("op", ["sinkhorn", "salad_aggregate", "netvlad_aggregate"])
+@pytest.mark.parametrize("num_valid", [None, [5, 6], on_meta(2, dtype=torch.int32)])
+def test_dual_softmax(num_valid: Any) -> None:
+    scores = on_meta(2, 6, 9)
+    log_p = pl.dual_softmax(scores, temperature=0.1, num_valid=(num_valid, None))
+    log_p.sum().backward()
+    assert log_p.shape == scores.grad.shape == scores.shape and log_p.device.type == "meta"
+
+
+@pytest.mark.parametrize("op", ["sinkhorn", "dual_softmax", "salad_aggregate", "netvlad_aggregate"])
 def test_assignment_operators_have_kernels_for_a_gpu(op: str) -> None:
     found = {each.name: each for each in pl.implementations(op)}
     assert list(found) == ["native", "triton", "reference"] and found["native"].default

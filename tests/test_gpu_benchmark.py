@@ -187,6 +187,9 @@ def test_the_eager_assignment_forms_compute_the_same(module: Any, here: Any) -> 
     s, a, b = case.problem(here, (2, 7, 11), torch.float32)
     truth = pl.sinkhorn(s, a, b, iterations=5)
     torch.testing.assert_close(case.eager(s, a, b, 5), truth, atol=1e-5, rtol=1e-5)
+    dual = module("gpu_cases.dual_softmax")
+    truth = pl.dual_softmax(s, temperature=dual.TEMPERATURE)
+    torch.testing.assert_close(dual.eager(s), truth, atol=1e-4, rtol=1e-5)
     dustbin = torch.ones(())
     torch.testing.assert_close(
         case.eager_salad(s, dustbin, 3), pl.salad_assign(s, dustbin), atol=1e-5, rtol=1e-5

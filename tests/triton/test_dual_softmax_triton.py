@@ -107,3 +107,18 @@ def test_not_finite_spoils_only_its_own_item_and_empty_batch(device: Any) -> Non
     assert found[0].isnan().any() and torch.equal(found[1], clean[1])
     found, gradient = run(scores[:0], slope[:0], (None, None), 1.0, device)
     assert found.shape == gradient.shape == (0, 6, 9)
+
+
+def test_front_door(device: Any) -> None:
+    import pyloc_core as pl
+
+    scores, slope = drawn(2, 6, 9, seed=113)
+    found = []
+    for name, where in (("triton", device), ("reference", "cpu")):
+        s = scores.detach().to(where).requires_grad_()
+        out = pl.dual_softmax(s, temperature=0.2, num_valid=(None, [9, 4]), implementation=name)
+        kept = out > -torch.inf
+        (out[kept] * slope.to(where).to(out.dtype)[kept]).sum().backward()
+        found.append([out.detach().cpu().double(), s.grad.cpu().double()])
+    for one, other in zip(*found):
+        assert torch.allclose(one, other, atol=2e-5)
