@@ -60,14 +60,14 @@ def test_a_query_has_the_same_bits_in_any_company_and_on_any_threads(rng) -> Non
     vectors, queries = unit(rng, 2000, 65), unit(rng, 64, 65)
     index = Index.build(vectors)
     found = index.search(queries, 9, num_threads=1)
-    for threads in (2, 5, None):
+    for threads in (2, 3, None):
         again = index.search(queries, 9, num_threads=threads)
         np.testing.assert_array_equal(found.similarities, again.similarities)
         np.testing.assert_array_equal(found.indices, again.indices)
     alone = [index.search(queries[i : i + 1], 9) for i in range(64)]
     np.testing.assert_array_equal(found.similarities, np.concatenate([a[0] for a in alone]))
     before = faiss.omp_get_max_threads()
-    index.search(queries, 1, num_threads=before + 3)
+    index.search(queries, 1, num_threads=before + 1)
     assert faiss.omp_get_max_threads() == before
     with ThreadPoolExecutor(4) as pool:
         for each in pool.map(lambda n: index.search(queries, 9, num_threads=n), [1, 2, 3, 4] * 3):
@@ -91,21 +91,24 @@ def test_adding_in_parts_equals_building_at_once(rng, kind) -> None:
     options = IndexOptions(kind=kind, lists=8, probes=4)
     whole, parts = Index(32, options=options), Index(32, options=options)
     for index in (whole, parts):
-        index.train(vectors)
+        index.train(
+            vectors, num_threads=1
+        )  # OpenMP's threads wait for each other on a busy machine
     whole.add(vectors)
     for begin in range(0, 1200, 350):
-        parts.add(vectors[begin : begin + 350])
+        parts.add(vectors[begin : begin + 350], num_threads=1)
     for a, b in zip(whole.search(queries, 10), parts.search(queries, 10)):
         np.testing.assert_array_equal(a, b)
     assert whole.names == parts.names == list(range(1200))
 
 
 def test_product_quantization_finds_most_of_what_is_near(rng) -> None:
-    vectors = clustered(rng, 6000, 64)
+    vectors = clustered(rng, 3000, 64)
     queries = vectors[:100] + 0.1 * unit(rng, 100, 64)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     exact = Index.build(vectors).search(queries, 10).indices
-    index = Index.build(vectors, kind="ivf_pq", lists=64, probes=16, code_bytes=32)
+    options = {"kind": "ivf_pq", "num_threads": 1}
+    index = Index.build(vectors, lists=32, probes=8, code_bytes=32, **options)
     found = index.search(queries, 10)
     share = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found.indices)])
     assert share > 0.75, share
@@ -114,7 +117,7 @@ def test_product_quantization_finds_most_of_what_is_near(rng) -> None:
     np.testing.assert_array_equal(one.indices, two.indices)
     np.testing.assert_array_equal(one.similarities, two.similarities)
     # One list alone may hold fewer than k.
-    few = Index.build(vectors[:300], kind="ivf_pq", lists=100, probes=1).search(queries, 50)
+    few = Index.build(vectors[:300], lists=100, probes=1, **options).search(queries, 50)
     assert (few.indices == -1).any()
     assert ((few.indices == -1) == np.isneginf(few.similarities)).all()
 
@@ -124,7 +127,8 @@ def test_product_quantization_finds_most_of_what_is_near(rng) -> None:
 def test_removal_and_files(rng, kind, memory_map, tmp_path) -> None:
     vectors = clustered(rng, 500, 16)
     names = [f"image_{i}" for i in range(500)]
-    index = Index.build(vectors, names, kind=kind, lists=4, probes=4, code_bytes=16)
+    options = {"kind": kind, "lists": 4, "probes": 4, "code_bytes": 16}
+    index = Index.build(vectors, names, num_threads=1, **options)
     index.remove(["image_3", "image_499", "image_3"])
     assert len(index) == 498 and "image_3" not in index.names
     found = index.search(vectors[3:6], 4)
