@@ -95,7 +95,7 @@ def split_valid(num_valid: Any) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Problem:
-    """Checked arguments as NumPy arrays; masses (B, M), (B, N), whose first stride may be 0."""
+    """Checked arguments as NumPy arrays; masses (B, M) or (M,), (B, N) or (N,) for all items."""
 
     scores: _arrays.ArrayIn
     row_mass: np.ndarray
@@ -121,8 +121,7 @@ class Problem:
 
         return (
             _arrays.pointer(self.scores.data), self.scores.code, *self.shape, self.sides,
-            pointer(self.dustbin), pointer(self.row_mass), self.row_mass.strides[0] // 4,
-            pointer(self.column_mass), self.column_mass.strides[0] // 4,
+            pointer(self.dustbin), *_with_stride(self.row_mass), *_with_stride(self.column_mass),
             pointer(self.num_rows), pointer(self.num_columns),
             self.options.iterations, self.options.tolerance, self.options.threads,
         )  # fmt: skip
@@ -140,7 +139,7 @@ def check(
     ]
     shape = check_shapes(s.shape, masses[0].shape, masses[1].shape, sides)
     leading = s.shape[:-2]
-    a, b = (_per_item(x, (*leading, x.shape[-1]), shape[0]) for x in masses)
+    a, b = (x if x.ndim == 1 else x.reshape(shape[0], x.shape[-1]) for x in masses)
     fill = None
     if sides:
         fill = _arrays.as_array(dustbin, "dustbin", dtype="float32", finite=False).data
@@ -154,10 +153,9 @@ def check(
     return Problem(s, a, b, fill, sides, counts[0], counts[1], shape, options)
 
 
-def _per_item(array: np.ndarray, shape: tuple[int, ...], batch: int) -> np.ndarray:
-    if array.ndim == len(shape):
-        return array.reshape(batch, shape[-1])
-    return np.broadcast_to(array, (batch, shape[-1]))
+def _with_stride(mass: np.ndarray) -> tuple[int, int]:
+    """Address, and elements from one item to the next."""
+    return _arrays.pointer(mass), 0 if mass.ndim == 1 else mass.shape[-1]
 
 
 def valid_counts(x: Any, leading: tuple[int, ...], size: int, what: str) -> np.ndarray | None:

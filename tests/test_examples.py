@@ -31,6 +31,13 @@ def test_p3p_batch() -> None:
     assert load("p3p_batch").main(2000) > 0.999
 
 
+def test_assignment() -> None:
+    found = load("assignment").main()
+    everybody, bins = found["Sinkhorn, all must match"], found["Sinkhorn with dustbins"]
+    assert bins[0] > 0.95 > 0.85 > everybody[0]  # precision: what the dustbins are for
+    assert everybody[1] > 0.8 and bins[1] > 0.6 and found["dual softmax"][0] > 0.9
+
+
 def test_pose_from_loss_maps() -> None:
     angle, distance = load("pose_from_loss_maps").main()
     assert angle < 0.2 and distance < 0.04

@@ -9,6 +9,9 @@
 namespace pyloc::cpu::PYLOC_ISA {
 namespace {
 
+// Entries from which several threads work on one item; below, waiting for each other takes longer.
+constexpr std::int64_t kSharedItem = 1 << 20;
+
 std::int64_t full_rows(const SinkhornProblem& p) { return p.rows + (p.dustbin_sides & 1); }
 std::int64_t full_columns(const SinkhornProblem& p) { return p.columns + (p.dustbin_sides >> 1); }
 
@@ -40,7 +43,7 @@ int for_items(const SinkhornProblem& p, std::int64_t slot_floats, const Body& bo
   if (p.batch == 0) return kSinkhornDone;
   const int threads = threads_of(p);
   const int outer = int(p.batch < threads ? p.batch : threads);
-  const int inner = p.batch < threads && p.batch == 1 ? threads : 1;
+  const int inner = p.batch == 1 && p.rows * p.columns >= kSharedItem ? threads : 1;
   slot_floats = round_up(slot_floats, 16);
   Scratch<float> slots(std::size_t(slot_floats * outer));
   Scratch<int> statuses{std::size_t(p.batch)};
