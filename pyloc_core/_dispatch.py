@@ -121,8 +121,7 @@ def on_tensors(op: str, implementation: str | None, arrays: Mapping[str, Any]) -
         return True
     torch = sys.modules.get("torch")
     if torch is None:
-        if implementation in ("triton", "cuda"):
-            select(op, implementation, arrays)
+        if implementation and select(op, implementation, arrays) in ("triton", "cuda"):
             raise TypeError(f"{op}: implementation {implementation!r} takes torch tensors")
         return False
     tensors = [x for _, x in _flat(arrays) if isinstance(x, torch.Tensor)]
