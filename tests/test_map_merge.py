@@ -19,7 +19,7 @@ from test_hierarchical import told  # noqa: E402
 from wall_scene import CAMERA, POSES, QUERY, build, points, render, textures  # noqa: E402
 
 from pyloc_core.localization import DenseRootSIFT, Localizer, Map  # noqa: E402
-from pyloc_core.localization.poses_file import pose_entry  # noqa: E402
+from pyloc_core.localization.poses_file import pose_entry, write_poses  # noqa: E402
 
 OTHER = textures(10)
 
@@ -112,6 +112,17 @@ def test_scenes_survive_files(merged: Map, tmp_path: Path) -> None:
     estimates = [Localizer(m).localize(render(QUERY), CAMERA) for m in (merged, loaded)]
     assert estimates[0].scene == "here" == pose_entry("photo", CAMERA, estimates[1])["scene"]
     assert np.array_equal(estimates[0].cam_from_world, estimates[1].cam_from_world)
+    entries = [
+        pose_entry(f"{i}.jpg", CAMERA, replace(estimates[0], scene=s)) for i, s in enumerate("bab")
+    ]
+    write_poses(tmp_path / "poses.txt", entries)
+    lines = [line.split()[:3] for line in (tmp_path / "poses.txt").read_text().splitlines()]
+    assert [line[0] for line in lines] == ["#", "1.jpg", "#", "0.jpg", "2.jpg"]
+    assert lines[0] == ["#", "scene", "a"] and lines[2] == ["#", "scene", "b"]
+    write_poses(tmp_path / "poses.csv", entries)
+    assert [
+        line.split(",")[-1] for line in (tmp_path / "poses.csv").read_text().split()[1:]
+    ] == list("bab")
     description = tmp_path / "map.json"
     content = json.loads(description.read_text())
     for change in ({"scenes": ["here"]}, {"scenes": ["x", "x"]}, {"scenes": 3}, {"version": 3}):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyloc_core.pose import PoseEstimate, camera_center, quaternion_from_rotatio
 SUFFIXES = (".json", ".csv", ".txt")
 _CSV_FIELDS = (
     "image", "success", "qw", "qx", "qy", "qz", "tx", "ty", "tz", "center_x", "center_y", "center_z",
-    "rotation_std_deg", "center_std", "gain", "num_points", "num_consistent", "seconds", "reason",
+    "rotation_std_deg", "center_std", "gain", "num_points", "num_consistent", "seconds", "reason", "scene",
 )  # fmt: skip
 
 
@@ -78,7 +78,8 @@ def write_poses(path: str | Path, entries: Sequence[dict[str, Any]]) -> None:
     """Write the entries of `pose_entry` in the format that the path's ending names.
 
     .json keeps everything, .csv one row per photo, .txt "name qw qx qy qz tx ty tz" for the photos
-    that were localized. Poses map world to camera.
+    that were localized, under a line "# scene NAME" where the map held several. Poses map world to
+    camera.
     """
     path = check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +91,17 @@ def write_poses(path: str | Path, entries: Sequence[dict[str, Any]]) -> None:
             writer.writeheader()
             writer.writerows(_csv_row(entry) for entry in entries)
     else:
-        lines = [
-            " ".join([e["image"], *(f"{v:.12g}" for v in [*e["qvec_wxyz"], *e["tvec"]])])
-            for e in entries
-            if e["success"]
-        ]
-        path.write_text("".join(line + "\n" for line in lines))
+        path.write_text("".join(line + "\n" for line in _text_lines(entries)))
+
+
+def _text_lines(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Poses of different scenes have nothing to do with each other: each scene has its heading."""
+    scene = ""
+    for e in sorted((e for e in entries if e["success"]), key=lambda e: str(e.get("scene", ""))):
+        if e.get("scene", "") != scene:
+            scene = e["scene"]
+            yield f"# scene {scene}"
+        yield " ".join([e["image"], *(f"{v:.12g}" for v in [*e["qvec_wxyz"], *e["tvec"]])])
 
 
 def _csv_row(entry: dict[str, Any]) -> dict[str, Any]:
