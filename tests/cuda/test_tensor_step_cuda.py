@@ -72,7 +72,29 @@ def operators(device: Any) -> dict[str, Callable[[], tuple[Any, ...]]]:
     def of(maps: pl.DeviceLossMaps) -> tuple[Any, ...]:
         return maps.row_ptr, maps.peak_xy, maps.peak_gain, maps.flat_gain
 
+    def derived(form: Callable[..., Any], *given: Any) -> tuple[Any, ...]:
+        leaves = [x.detach().requires_grad_() for x in given]
+        out = form(*leaves)
+        slope = torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape)
+        return out.detach(), *torch.autograd.grad(out, leaves, slope)
+
+    scores, token = torch.randn(3, 24, 50, generator=g).to(device), h[:3, :9]
+    parts, masses = torch.randn(3, 16, 50, generator=g).to(device), [h[0] * 0, h.new_zeros(50)]
+    masses = [x - x.logsumexp(0) for x in masses]
+
+    def transport(**options: Any) -> Callable[[], tuple[Any, ...]]:
+        return lambda: derived(lambda *x: pl.sinkhorn(*x, iterations=9, **options), scores, *masses)
+
     return {
+        "sinkhorn": transport(),
+        "sinkhorn to a tolerance": transport(tolerance=1e-3),
+        "sinkhorn, implicit": transport(gradient="implicit"),
+        "dual_softmax": lambda: derived(pl.dual_softmax, scores),
+        "salad_assign": lambda: derived(lambda s: pl.salad_assign(s, 1.0), scores),
+        "salad_aggregate": lambda: derived(
+            lambda *x: pl.salad_aggregate(*x, 1.0), scores, parts, token
+        ),
+        "netvlad_aggregate": lambda: derived(pl.netvlad_aggregate, parts, scores, h[:24, :16]),
         "match": lambda: pl.match(h, f, quantile=0.1, entropy=True, subcell="quadratic"),
         "loss_maps": lambda: of(pl.loss_maps(h, f, max_entries=40)),
         "local_loss_maps": lambda: of(pl.local_loss_maps(h, f, centers, window=(9, 20))),
