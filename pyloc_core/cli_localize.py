@@ -46,6 +46,9 @@ def localize(
     prior: Annotated[
         Path | None, typer.Option("--prior", help="JSON with poses, such as an earlier --out.")
     ] = None,
+    scene: Annotated[
+        str | None, typer.Option("--scene", help="Look in this scene of a merged map alone.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Folder for a picture of each photo.")
     ] = None,
@@ -82,7 +85,7 @@ def localize(
     queries = make_queries(photos, [lookup(priors, name) for name, _ in photos])
     folder = str(map_folder.absolute())
     pictures, network = (None if p is None else str(p.absolute()) for p in (plot, weights))
-    job = LocalizeJob(folder, source, seed, pictures, network, device)
+    job = LocalizeJob(folder, source, seed, pictures, network, device, scene=scene)
     job.check()
     fingerprint = Fingerprint.of("localize", fingerprint_of_files(folder), queries, job.options())
     try:

@@ -220,6 +220,14 @@ def test_maps_are_merged_and_indexed(scene: Path, place_map: Path, tmp_path: Pat
     assert entry["scene"] in ("yard", "copy")
     angle, _ = pyloc_core.pose_error(np.array(entry["cam_from_world"]), truth(scene, query.name))
     assert angle < 0.2
+    only = ("--scene", "copy", "--prior", out, "--cameras", scene / "cameras.json")
+    again = tmp_path / "again.json"
+    code, text = run("localize", merged, query, "--out", again, *only)
+    assert code == 0 and json.loads(again.read_text())["poses"][0]["scene"] == "copy", text
+    code, text = run("localize", merged, query, "--out", again, *only[2:])
+    assert code == 1 and "scene is needed with a prior" in text
+    code, text = run("localize", merged, query, "--out", again, "--scene", "yrad")
+    assert code == 2 and "did you mean 'yard'" in text
     (merged / "index.faiss").write_bytes(b"")
     code, text = run("localize", merged, query, "--out", out)
     assert code == 2 and "index.faiss is damaged" in text

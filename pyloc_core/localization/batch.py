@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyloc_core.camera import Camera
+from pyloc_core.localization.nearby import check_scene
 from pyloc_core.localization.photo_camera import (
     camera_from_exif,
     camera_of_focal,
@@ -84,6 +85,7 @@ class PhotoLocalizer:
         num_threads: int | None = None,
         weights: str | None = None,
         device: str = "cpu",
+        scene: str | None = None,
     ) -> None:
         from pyloc_core.localization import Localizer, Map
         from pyloc_core.localization.description import network_of_map
@@ -92,7 +94,7 @@ class PhotoLocalizer:
         network = network_of_map(loaded.global_descriptor, weights, device)
         self.source = source
         self.plot = None if plot is None else Path(plot)
-        self.seed, self.num_threads = seed, num_threads
+        self.seed, self.num_threads, self.scene = seed, num_threads, scene
         self._known = dict(zip(loaded.image_names, loaded.cameras))
         self._localizer = Localizer(loaded, global_descriptor=network)
 
@@ -108,7 +110,7 @@ class PhotoLocalizer:
             else:
                 camera = fit_camera(stated, *image_size(photo), photo)
             found = self._localizer.localize_detailed(
-                photo, camera, prior, seed=self.seed, num_threads=self.num_threads
+                photo, camera, prior, scene=self.scene, seed=self.seed, num_threads=self.num_threads
             )
             if self.plot is not None and found.estimate.success:
                 _draw(photo, found, self.plot)
@@ -146,7 +148,8 @@ def localize_photos(
 @dataclass(frozen=True)
 class LocalizeJob:
     """Localizing a list of photos, for an engine. `map_folder`, and `weights` of the network that the
-    map's images were described by, must be there for every worker; `device` is where it runs."""
+    map's images were described by, must be there for every worker; `device` is where it runs; `scene`
+    is the one of the map's to look in, None for all."""
 
     map_folder: str
     source: CameraSource
@@ -155,12 +158,13 @@ class LocalizeJob:
     weights: str | None = None
     device: str = "cpu"
     batch_size: int = 4
+    scene: str | None = None
 
     def check(self) -> None:
         """ValueError when the map cannot be read here: no worker need be started to find that out."""
         from pyloc_core.localization import Map
 
-        Map.load(self.map_folder)
+        check_scene(Map.load(self.map_folder).scenes, self.scene)
         if self.weights is not None and not Path(self.weights).is_file():
             raise ValueError(f"no such file: {self.weights}")
 
@@ -168,7 +172,7 @@ class LocalizeJob:
         """Load the map by memory mapping: workers of one machine share its pages."""
         localizer = PhotoLocalizer(
             self.map_folder, self.source, plot=self.plot, seed=self.seed, num_threads=num_threads,
-            weights=self.weights, device=self.device,
+            weights=self.weights, device=self.device, scene=self.scene,
         )  # fmt: skip
 
         def answer(query: Query) -> Answer:
@@ -190,7 +194,7 @@ class LocalizeJob:
         return {
             "seed": self.seed, "camera": stated, "focal": self.source.focal, "cameras": known,
             "weights": None if self.weights is None else fingerprint_of_files(self.weights),
-            "device": self.device.split(":")[0],
+            "device": self.device.split(":")[0], "scene": self.scene,
         }  # fmt: skip
 
     @staticmethod

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,10 +207,7 @@ class Localizer:
                     "of its own"
                 )
             return None
-        if scene not in scenes:
-            close = difflib.get_close_matches(str(scene), scenes, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(scenes)}"
-            raise ValueError(f"the map has no scene {scene!r}{hint}")
+        nearby.check_scene(scenes, scene)
         return scenes.index(scene) if len(scenes) > 1 else None
 
     def coarse_maps(

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,3 +51,12 @@ def ranked_views(
         return rank_by_descriptor(query, model.global_descriptors)[:count]
     views = np.flatnonzero(model.view_scene == scene)
     return views[rank_by_descriptor(query, model.global_descriptors[views])][:count]
+
+
+def check_scene(scenes: Sequence[str], scene: str | None) -> None:
+    """ValueError for a scene that a map does not have; None is none in particular."""
+    if scene is None or scene in scenes:
+        return
+    close = difflib.get_close_matches(str(scene), scenes, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(scenes)}"
+    raise ValueError(f"the map has no scene {scene!r}{hint if any(scenes) else ''}")
