@@ -18,6 +18,7 @@ from pyloc_core.models.interpolate import at_scales
 from pyloc_core.models.network import Licence, Network, as_numpy, initialise
 from pyloc_core.models.pixels import as_rgb, normalised, thumbnail
 from pyloc_core.models.vgg import taps, vgg16_trunk
+from pyloc_core.ops.netvlad_aggregate import netvlad_aggregate
 
 # The published list is 14, 17, 21, 24, 28, and it names the layers whose *input* is kept: relu3_2, pool3,
 # relu4_2, pool4, relu5_2. (The thesis names conv3_3, conv4_1, conv4_3, conv5_1, conv5_3.)
@@ -36,10 +37,7 @@ class NetVLAD(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         unit = F.normalize(features, dim=1)
-        weight = self.conv(unit).flatten(2).softmax(1)  # (B, K, P)
-        mixed = weight @ unit.flatten(2).transpose(1, 2)  # (B, K, D)
-        residual = mixed - weight.sum(2, keepdim=True) * self.centroids
-        return F.normalize(F.normalize(residual, dim=2).flatten(1), dim=1)
+        return netvlad_aggregate(unit.flatten(2), self.conv(unit).flatten(2), self.centroids)
 
 
 class S2DHM(Network):
