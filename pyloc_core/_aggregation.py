@@ -167,13 +167,17 @@ def run_salad(problem: Salad, keep: bool) -> tuple[np.ndarray, ...]:
 def run_salad_backward(
     problem: Salad, aggregate: np.ndarray, d_descriptor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients (float32) of scores, features and token (B, t)."""
+    """Gradients of scores and features, in their dtypes (bfloat16 as uint16), and token (B, t) float32."""
     b, m, n, depth, t = problem.shape
-    gradients = tuple(np.empty(s, np.float32) for s in ((b, m, n), (b, depth, n), (b, t)))
+    gradients = (
+        np.empty((b, m, n), problem.scores.data.dtype),
+        np.empty((b, depth, n), problem.features.data.dtype),
+        np.empty((b, t), np.float32),
+    )
     given = (aggregate, d_descriptor, *gradients)
     status = _native.salad_aggregate_backward(problem.native(), *map(_arrays.pointer, given))
     raise_status(status, "salad_aggregate", "scores", {"features": problem.features})
-    return gradients  # type: ignore[return-value]
+    return gradients
 
 
 def as_kind(out: np.ndarray, like: _arrays.ArrayIn) -> Any:
@@ -182,6 +186,14 @@ def as_kind(out: np.ndarray, like: _arrays.ArrayIn) -> Any:
         torch = _arrays.torch_module()
         return torch.from_numpy(out).to(getattr(torch, like.dtype))
     return out.astype("float16") if like.dtype == "float16" else out
+
+
+def as_tensor_of(array: np.ndarray, dtype: Any) -> Any:
+    """A gradient as tensor of the dtype; uint16 holds bfloat16."""
+    torch = _arrays.torch_module()
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array).to(dtype)
 
 
 def as_double(given: Any, array: _arrays.ArrayIn) -> Any:
@@ -281,11 +293,14 @@ def run_netvlad(problem: Netvlad, keep: bool) -> tuple[np.ndarray, ...]:
 def run_netvlad_backward(
     problem: Netvlad, residual: np.ndarray, d_descriptor: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients (float32) of features, logits and centroids."""
+    """Gradients of features and logits, in their dtypes (bfloat16 as uint16), and centroids float32."""
     b, depth, clusters, n = problem.shape
-    shapes = ((b, depth, n), (b, clusters, n), (clusters, depth))
-    gradients = tuple(np.empty(s, np.float32) for s in shapes)
+    gradients = (
+        np.empty((b, depth, n), problem.features.data.dtype),
+        np.empty((b, clusters, n), problem.logits.data.dtype),
+        np.empty((clusters, depth), np.float32),
+    )
     given = (residual, d_descriptor, *gradients)
     status = _native.netvlad_aggregate_backward(problem.native(), *map(_arrays.pointer, given))
     raise_status(status, "netvlad_aggregate", "logits", {"features": problem.features})
-    return gradients  # type: ignore[return-value]
+    return gradients

@@ -156,10 +156,15 @@ def _backward_op(
         problem = _native_problem(*given, iterations, num_threads)
         slope = d_descriptor.float().contiguous().numpy()
         found = _aggregation.run_salad_backward(problem, aggregate.contiguous().numpy(), slope)
-        d_scores, d_features, d_token = (torch.from_numpy(g) for g in found)
-        d_token = no_token if token is None else d_token.to(token.dtype)
-        d_dustbin = torch.zeros_like(dustbin)
-        return d_scores.to(scores.dtype), d_features.to(features.dtype), d_token, d_dustbin
+        kinds = (scores.dtype, features.dtype, scores.dtype if token is None else token.dtype)
+        gradients = (_aggregation.as_tensor_of(g, kind) for g, kind in zip(found, kinds))
+        d_scores, d_features, d_token = gradients
+        return (
+            d_scores,
+            d_features,
+            no_token if token is None else d_token,
+            torch.zeros_like(dustbin),
+        )
     if chosen == "triton":
         return tuple(_dispatch.device_module(_OP, chosen).backward(*given, *kept))
     module = _dispatch.reference_module(_OP)

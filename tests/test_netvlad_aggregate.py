@@ -73,7 +73,7 @@ def test_forward_and_gradient_equal_the_plain_form(shape: Any, dtype: str) -> No
     assert worst(found, truth) <= 1.2 * worst(eager, truth) + 3e-7  # error rule 7
     for ours, low, true in zip(gradients, theirs, expected):
         assert worst(ours, true) < 4 * limit
-        assert worst(ours, true) <= 1.2 * worst(low, true) + limit / 4
+        assert worst(ours, true) <= 1.2 * worst(low, true) + limit / 2
     reference = pl.netvlad_aggregate(*given, implementation="reference")
     torch.testing.assert_close(reference, truth, rtol=1e-11, atol=1e-12)
 

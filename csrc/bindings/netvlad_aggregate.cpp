@@ -39,14 +39,14 @@ PYLOC_BINDING(netvlad_aggregate, m) {
     const py::gil_scoped_release released;
     return cpu::netvlad_aggregate_kernels().forward(in, out);
   });
-  m.def("netvlad_aggregate_backward", [](const py::tuple& problem, std::uintptr_t residual,
-                                         std::uintptr_t d_descriptor, std::uintptr_t d_features,
-                                         std::uintptr_t d_logits, std::uintptr_t d_centroids) {
-    const cpu::NetvladProblem in = problem_from(problem);
-    const cpu::NetvladGradients gradients{address<const float>(residual), address<const float>(d_descriptor),
-                                          address<float>(d_features), address<float>(d_logits),
-                                          address<float>(d_centroids)};
-    const py::gil_scoped_release released;
-    return cpu::netvlad_aggregate_kernels().backward(in, gradients);
-  });
+  m.def("netvlad_aggregate_backward",
+        [](const py::tuple& problem, std::uintptr_t residual, std::uintptr_t d_descriptor,
+           std::uintptr_t d_features, std::uintptr_t d_logits, std::uintptr_t d_centroids) {
+          const cpu::NetvladProblem in = problem_from(problem);
+          const cpu::NetvladGradients gradients{address<const float>(residual),
+                                                address<const float>(d_descriptor), address<void>(d_features),
+                                                address<void>(d_logits), address<float>(d_centroids)};
+          const py::gil_scoped_release released;
+          return cpu::netvlad_aggregate_kernels().backward(in, gradients);
+        });
 }

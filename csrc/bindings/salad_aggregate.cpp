@@ -50,8 +50,8 @@ PYLOC_BINDING(salad_aggregate, m) {
            std::uintptr_t d_scores, std::uintptr_t d_features, std::uintptr_t d_token) {
           const cpu::SaladProblem in = problem_from(problem);
           const cpu::SaladGradients gradients{address<const float>(aggregate),
-                                              address<const float>(d_descriptor), address<float>(d_scores),
-                                              address<float>(d_features), address<float>(d_token)};
+                                              address<const float>(d_descriptor), address<void>(d_scores),
+                                              address<void>(d_features), address<float>(d_token)};
           const py::gil_scoped_release released;
           return cpu::salad_aggregate_kernels().backward(in, gradients);
         });

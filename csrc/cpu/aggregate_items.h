@@ -6,6 +6,7 @@
 
 #include "cpu/row_products.h"
 #include "cpu/slot_pool.h"
+#include "cpu/store_rows.h"
 #include "cpu/tile_product.h"
 #include "runtime/thread_pool.h"
 
@@ -64,14 +65,80 @@ struct PatchRows {
   int dtype;
   std::int64_t first, stride, count;  // count: patches that take part
 
-  // Rows in the layout of row_products.h.
-  void copy(std::int64_t rows, float* to, std::int64_t ld) const {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      load_floats(dtype, data, first + i * stride, count, to + i * ld);
-      for (std::int64_t j = count; j < round_up(count, kRowUnit); ++j) to[i * ld + j] = 0.0f;
+  // `rows` rows from row i on in the layout of row_products.h, as float32 or as they are.
+  void copy(std::int64_t i, std::int64_t rows, float* to, std::int64_t ld) const {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      load_floats(dtype, data, first + (i + r) * stride, count, to + r * ld);
+      for (std::int64_t j = count; j < round_up(count, kRowUnit); ++j) to[r * ld + j] = 0.0f;
+    }
+  }
+  void copy(std::int64_t i, std::int64_t rows, std::uint16_t* to, std::int64_t ld) const {
+    const auto* from = static_cast<const std::uint16_t*>(data) + first;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::memcpy(to + r * ld, from + (i + r) * stride, 2 * std::size_t(count));
+      for (std::int64_t j = count; j < round_up(count, kRowUnit); ++j) to[r * ld + j] = 0;
     }
   }
 };
+
+// Whether products take bfloat16 operands: where the features are, and the processor multiplies them.
+inline bool multiplies_bf16(int feature_dtype) {
+#if defined(__AVX512F__)
+  return feature_dtype == kBFloat16 && runtime::has_avx512_bf16();
+#else
+  (void)feature_dtype;
+  return false;
+#endif
+}
+
+// The bits of floats rounded to bfloat16, ties to even, in the upper halves.
+PYLOC_INLINE PackI rounded_bits(const float* x) {
+  const PackI u = bits(PackF::load(x));
+  return u + 0x7fff + bit_and(shift_right(u, 16), PackI(1));
+}
+
+// To bfloat16, ties to even; finite values. `to` may be the memory of `from`.
+inline void round_floats(const float* from, std::int64_t count, std::uint16_t* to) {
+  constexpr int W = PackF::kWidth;
+  typedef std::uint16_t Halves __attribute__((vector_size(PYLOC_SIMD_BYTES / 2)));
+  std::int64_t i = 0;
+  for (; i + W <= count; i += W) {
+    const PackI u = shift_right(rounded_bits(from + i), 16);
+    const Halves half = __builtin_convertvector(u.raw, Halves);
+    std::memcpy(to + i, &half, sizeof(half));
+  }
+  for (; i < count; ++i) to[i] = bf16_from_float(from[i]);
+}
+
+// W F^T of float32 weights (m, ld), zero beyond the item's patches, and l rows of features: out[i * l_step +
+// k * m_step]. Takes kDotBlock * ld floats of memory and may overwrite the weights.
+inline void sum_features(float* weights, std::int64_t m, std::int64_t ld, const PatchRows& features,
+                         std::int64_t l, float* memory, float* out, std::int64_t l_step,
+                         std::int64_t m_step) {
+  const auto multiply = [&](auto kind, const auto* w, auto* rows) {
+    for (std::int64_t i = 0; i < l; i += kDotBlock) {
+      const std::int64_t here = l - i < kDotBlock ? l - i : kDotBlock;
+      features.copy(i, here, rows, ld);
+      row_products(kind, rows, here, ld, w, m, ld, features.count, out + i * l_step, l_step, m_step);
+    }
+  };
+#if defined(__AVX512F__)
+  if (multiplies_bf16(features.dtype)) {
+    auto* rounded = reinterpret_cast<std::uint16_t*>(weights);  // a row ends before the next one is read
+    for (std::int64_t k = 0; k < m; ++k) round_floats(weights + k * ld, ld, rounded + k * ld);
+    return multiply(Bf16Rows{}, rounded, reinterpret_cast<std::uint16_t*>(memory));
+  }
+#endif
+  multiply(FloatRows{}, weights, memory);
+}
+
+// The item's values of a row of patches that begins at element first, zero from there to `stride`.
+inline void store_patches(int dtype, const float* from, std::int64_t count, std::int64_t stride, void* to,
+                          std::int64_t first) {
+  const std::int64_t element = dtype == kFloat32 ? 4 : 2;
+  store_row(dtype, from, count, to, first, 1);
+  std::memset(static_cast<char*>(to) + (first + count) * element, 0, std::size_t((stride - count) * element));
+}
 
 inline bool all_finite_of(const float* values, std::int64_t count) {
   bool finite = true;
@@ -83,65 +150,92 @@ inline bool all_finite_of(const float* values, std::int64_t count) {
 // time.
 class PatchGradients {
  public:
-  static constexpr TileOperand kKind = TileOperand::kFloat32;
-  static constexpr std::int64_t kColumns = 2 * kTileUnit;
-
-  PatchGradients(std::int64_t m, std::int64_t l) : m_(m), l_(l) {}
-  std::int64_t floats() const {
+  PatchGradients(std::int64_t m, std::int64_t l, int feature_dtype)
+      : m_(m), l_(l), kind_(multiplies_bf16(feature_dtype) ? TileOperand::kDotBf16 : TileOperand::kFloat32) {}
+  std::int64_t floats() const {  // enough for either kind
     const std::int64_t rows = round_up(m_, kPanelRows), depths = round_up(l_, kPanelRows);
-    return rows * l_ + depths * m_ + kColumns * (l_ + m_ + rows + depths) + 96;
+    return (rows + 2) * (l_ + 2) + (depths + 2) * (m_ + 2) + kColumns * (l_ + m_ + rows + depths + 4) +
+           (m_ + 1) * W + 112;
   }
-  // D is d[k * cluster_stride + i * depth_stride].
-  void place(float* memory, const float* d, std::int64_t cluster_stride, std::int64_t depth_stride) {
+  // D is d[k * cluster_stride + i * depth_stride], in m * l floats, which are overwritten.
+  void place(float* memory, float* d, std::int64_t cluster_stride, std::int64_t depth_stride) {
     const auto take = [&](std::int64_t floats) {
       float* at = memory;
       memory += round_up(floats, 16);
       return at;
     };
-    by_cluster_ = take(round_up(m_, kPanelRows) * l_);
-    by_depth_ = take(round_up(l_, kPanelRows) * m_);
-    features_ = take(kColumns * l_);
-    weights_ = take(kColumns * m_);
+    by_cluster_ = take(round_up(m_, kPanelRows) * (l_ + 1));
+    by_depth_ = take(round_up(l_, kPanelRows) * (m_ + 1));
+    features_ = take(kColumns * (l_ + 1));
+    weights_ = take(kColumns * (m_ + 1));
     slopes_ = take(round_up(m_, kPanelRows) * kColumns);
     tile_ = take(round_up(l_, kPanelRows) * kColumns);
-    pack_rows(kKind, {d, kFloat32, cluster_stride, depth_stride}, 0, m_, l_, by_cluster_);
-    pack_rows(kKind, {d, kFloat32, depth_stride, cluster_stride}, 0, l_, m_, by_depth_);
+    column_ = take((m_ + 1) * W);
+    PackF(0.0f).store(column_ + m_ * W);  // the pair of the last of an odd number of clusters
+    int dtype = kFloat32;
+    if (kind_ != TileOperand::kFloat32) {
+      dtype = kBFloat16;
+      round_floats(d, m_ * l_, reinterpret_cast<std::uint16_t*>(d));
+    }
+    pack_rows(kind_, {d, dtype, cluster_stride, depth_stride}, 0, m_, l_, by_cluster_);
+    pack_rows(kind_, {d, dtype, depth_stride, cluster_stride}, 0, l_, m_, by_depth_);
   }
 
-  // All patches: weigh(j, g, g_stride, to) is called for every W of them, from patch j on, with G in
-  // g[k * g_stride]; it writes their weights w_k, zero beyond the item's, to to(k). dF goes to d_features,
-  // row by row.
+  // All patches: weigh(j, g, g_stride, column) is called for every W of them, from patch j on, with G in
+  // g[k * g_stride]; it writes their weights w_k, zero beyond the item's, to column + k * W. dF goes to
+  // d_features in the features' dtype, item by item as they lie.
   template <class Weigh>
-  void run(const PatchRows& features, float* d_features, const Weigh& weigh) const {
-    constexpr int W = PackF::kWidth;
+  void run(const PatchRows& features, void* d_features, const Weigh& weigh) const {
     const std::int64_t element = features.dtype == kFloat32 ? 4 : 2;
     const char* data = static_cast<const char*>(features.data) + features.first * element;
     for (std::int64_t first = 0; first < features.count; first += kColumns) {
       const std::int64_t here = features.count - first < kColumns ? features.count - first : kColumns;
-      const std::int64_t width = round_up(here, kPanelColumns);
-      pack_columns(kKind, {data, features.dtype, 1, features.stride}, first, here, l_, features_);
-      tile_product(kKind, by_cluster_, m_, features_, here, l_, slopes_, kColumns);
-      for (std::int64_t j = 0; j < width; j += W) {
-        const std::int64_t panel = j / kPanelColumns, within = j % kPanelColumns;
-        weigh(first + j, slopes_ + j, kColumns, [&](std::int64_t k) {
-          const std::int64_t depth = k / tile_depth(kKind) * tile_depth(kKind);
-          const std::int64_t depths = m_ - depth < tile_depth(kKind) ? m_ - depth : tile_depth(kKind);
-          return weights_ + depth * width + (panel * depths + k - depth) * kPanelColumns + within;
-        });
+      pack_columns(kind_, {data, features.dtype, 1, features.stride}, first, here, l_, features_);
+      tile_product(kind_, by_cluster_, m_, features_, here, l_, slopes_, kColumns);
+      for (std::int64_t j = 0; j < round_up(here, kPanelColumns); j += W) {
+        weigh(first + j, slopes_ + j, kColumns, column_);
+        pack_column(j, round_up(here, kPanelColumns));
       }
-      tile_product(kKind, by_depth_, l_, weights_, here, m_, tile_, kColumns);
+      tile_product(kind_, by_depth_, l_, weights_, here, m_, tile_, kColumns);
       for (std::int64_t i = 0; i < l_; ++i)
-        std::memcpy(d_features + i * features.stride + first, tile_ + i * kColumns,
-                    sizeof(float) * std::size_t(here));
+        store_row(features.dtype, tile_ + i * kColumns, here, d_features,
+                  features.first + i * features.stride + first, 1);
     }
     for (std::int64_t i = 0; i < l_; ++i)
-      for (std::int64_t j = features.count; j < features.stride; ++j)
-        d_features[i * features.stride + j] = 0.0f;
+      std::memset(
+          static_cast<char*>(d_features) + (features.first + i * features.stride + features.count) * element,
+          0, std::size_t((features.stride - features.count) * element));
   }
 
  private:
+  static constexpr int W = PackF::kWidth;
+  static constexpr std::int64_t kColumns = 2 * kTileUnit;
+
+  // The weights of W patches, from j of `width` on, to where the product reads them (tile_pack.h).
+  void pack_column(std::int64_t j, std::int64_t width) const {
+    const std::int64_t panel = j / kPanelColumns, within = j % kPanelColumns;
+    for (std::int64_t block = 0; block < m_; block += tile_depth(kind_)) {
+      const std::int64_t end = block + tile_depth(kind_) < m_ ? block + tile_depth(kind_) : m_;
+      if (kind_ == TileOperand::kFloat32) {
+        float* to = weights_ + block * width + panel * (end - block) * kPanelColumns + within;
+        for (std::int64_t k = block; k < end; ++k, to += kPanelColumns)
+          PackF::load(column_ + k * W).store(to);
+        continue;
+      }
+      // Pairs of clusters, rounded to bfloat16, ties to even: the even one in the low half of a word.
+      const std::int64_t pairs = round_up(end - block, 2) / 2;
+      float* to = weights_ + block / 2 * width + panel * pairs * kPanelColumns + within;
+      for (std::int64_t k = block; k < end; k += 2, to += kPanelColumns) {
+        const PackI low = rounded_bits(column_ + k * W), high = rounded_bits(column_ + (k + 1) * W);
+        const PackI mask(std::int32_t(0xffff0000u));
+        const PackI moved = bit_and(shift_right(low, 16), PackI(0xffff));
+        from_bits(bit_or(moved, bit_and(high, mask))).store(to);
+      }
+    }
+  }
   std::int64_t m_, l_;
-  float *by_cluster_, *by_depth_, *features_, *weights_, *slopes_, *tile_;
+  TileOperand kind_;
+  float *by_cluster_, *by_depth_, *features_, *weights_, *slopes_, *tile_, *column_;
 };
 
 PYLOC_NAMESPACE_END

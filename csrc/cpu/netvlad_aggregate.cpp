@@ -59,7 +59,7 @@ class Forward {
  public:
   Forward(const NetvladProblem& p, const NetvladOutput& out)
       : problem_(p), out_(out), ld_(round_up(p.patches, kRowUnit)) {}
-  std::int64_t slot_floats() const { return (problem_.clusters + problem_.depth) * ld_; }
+  std::int64_t slot_floats() const { return (problem_.clusters + kDotBlock) * ld_ + problem_.clusters; }
 
   int run(std::int64_t item, float* weights) const {
     const NetvladProblem& p = problem_;
@@ -67,15 +67,14 @@ class Forward {
     float *residual = out_.residual + item * size, *to = out_.descriptor + item * size;
     float* log_sum = out_.log_sum ? out_.log_sum + item * p.patches : nullptr;
     if (!soft_assignment(p, item, weights, ld_, log_sum)) return kAggregateBadScores;
-    float* features = weights + p.clusters * ld_;
-    PatchRows{p.features, p.feature_dtype, item * p.depth * p.patches, p.patches, valid}.copy(p.depth,
-                                                                                              features, ld_);
-    row_products_of<FloatRows>(weights, p.clusters, ld_, features, p.depth, ld_, valid, residual, p.depth);
+    float *features = weights + p.clusters * ld_, *masses = features + kDotBlock * ld_;
+    for (std::int64_t k = 0; k < p.clusters; ++k) masses[k] = mass_of(weights + k * ld_, valid);
+    const PatchRows rows{p.features, p.feature_dtype, item * p.depth * p.patches, p.patches, valid};
+    sum_features(weights, p.clusters, ld_, rows, p.depth, features, residual, 1, p.depth);
     float squares = 0.0f;
     for (std::int64_t k = 0; k < p.clusters; ++k) {
       float* row = residual + k * p.depth;
-      const float mass = mass_of(weights + k * ld_, valid);
-      for (std::int64_t i = 0; i < p.depth; ++i) row[i] -= mass * p.centroids[k * p.depth + i];
+      for (std::int64_t i = 0; i < p.depth; ++i) row[i] -= masses[k] * p.centroids[k * p.depth + i];
       const float length = std::sqrt(inner_product(row, row, p.depth)), inverse = inverse_length(length);
       for (std::int64_t i = 0; i < p.depth; ++i) to[k * p.depth + i] = row[i] * inverse;
       squares += unit_square(length);
@@ -99,7 +98,8 @@ class Backward {
       : problem_(p), gradients_(g), shares_(shares), ld_(round_up(p.patches, kRowUnit)) {}
   std::int64_t slot_floats() const {
     const std::int64_t k = problem_.clusters, depth = problem_.depth;
-    return 2 * k * ld_ + round_up(k * depth, 16) + round_up(k, 16) + PatchGradients(k, depth).floats();
+    return 2 * k * ld_ + round_up(k * depth, 16) + round_up(k, 16) +
+           PatchGradients(k, depth, problem_.feature_dtype).floats();
   }
   int run(std::int64_t item, float* memory) const;
 
@@ -143,14 +143,19 @@ int Backward::run(std::int64_t item, float* memory) const {
   float* offsets = d_residual + round_up(m * depth, 16);
   if (!soft_assignment(p, item, weights, ld_, nullptr)) return kAggregateBadScores;
   split(item, d_residual, offsets);
-  PatchGradients products(m, depth);
+  for (std::int64_t k = 0; k < m; ++k) {
+    const float mass = mass_of(weights + k * ld_, valid);
+    float* share = shares_ + (item * m + k) * depth;
+    for (std::int64_t i = 0; i < depth; ++i) share[i] = -mass * d_residual[k * depth + i];
+  }
+  PatchGradients products(m, depth, p.feature_dtype);
   products.place(offsets + round_up(m, 16), d_residual, depth, 1);
-  const auto weigh = [&](std::int64_t j, const float* g, std::int64_t g_stride, const auto& packed) {
+  const auto weigh = [&](std::int64_t j, const float* g, std::int64_t g_stride, float* column) {
     const bool held = j < round_up(valid, W);
     PackF total(0.0f);
     for (std::int64_t k = 0; k < m; ++k) {
       const PackF weight = held ? PackF::load(weights + k * ld_ + j) : PackF(0.0f);
-      weight.store(packed(k));
+      weight.store(column + k * W);
       if (!held) continue;
       const PackF d = weight * (PackF::load(g + k * g_stride) - PackF(offsets[k]));
       d.store(slope + k * ld_ + j);
@@ -162,14 +167,9 @@ int Backward::run(std::int64_t item, float* memory) const {
     }
   };
   const PatchRows features{p.features, p.feature_dtype, item * depth * n, n, valid};
-  products.run(features, gradients_.d_features + item * depth * n, weigh);
-  for (std::int64_t k = 0; k < m; ++k) {
-    float *to = gradients_.d_logits + (item * m + k) * n, *share = shares_ + (item * m + k) * depth;
-    std::memcpy(to, slope + k * ld_, sizeof(float) * std::size_t(valid));
-    for (std::int64_t j = valid; j < n; ++j) to[j] = 0.0f;
-    const float mass = mass_of(weights + k * ld_, valid);
-    for (std::int64_t i = 0; i < depth; ++i) share[i] = -mass * d_residual[k * depth + i];
-  }
+  products.run(features, gradients_.d_features, weigh);
+  for (std::int64_t k = 0; k < m; ++k)
+    store_patches(p.logit_dtype, slope + k * ld_, valid, n, gradients_.d_logits, (item * m + k) * n);
   return kAggregateDone;
 }
 

@@ -27,7 +27,8 @@ struct NetvladOutput {
 
 struct NetvladGradients {
   const float *residual, *d_descriptor;
-  float *d_features, *d_logits, *d_centroids;
+  void *d_features, *d_logits;  // in the dtypes of features and logits
+  float* d_centroids;
 };
 
 // Both return an AggregateStatus (aggregate_items.h).

@@ -7,14 +7,14 @@
 namespace pyloc::cpu::PYLOC_ISA {
 namespace {
 
-// One item at a time: its assignment, and its features in rows of whole packs.
+// One item at a time: its assignment, and a few rows of its features.
 class Forward {
  public:
   Forward(const SaladProblem& p, const SaladOutput& out)
       : problem_(p), out_(out), ld_(round_up(p.patches, kRowUnit)) {}
   std::int64_t slot_floats() const {
     const std::int64_t m = problem_.clusters;
-    return SaladItem::floats(m, problem_.patches) + (m + problem_.depth) * ld_ + round_up(m, 16);
+    return SaladItem::floats(m, problem_.patches) + (m + kDotBlock) * ld_ + round_up(m, 16);
   }
   int run(std::int64_t item, float* memory) const;
 
@@ -36,10 +36,9 @@ int Forward::run(std::int64_t item, float* memory) const {
   if (status != kAggregateDone) return status;
   float *weights = memory + SaladItem::floats(m, n), *features = weights + m * ld_;
   transport.plan(weights);
-  PatchRows{p.features, p.feature_dtype, item * l * n, n, transport.patches()}.copy(l, features, ld_);
-  row_products_of<FloatRows>(features, l, ld_, weights, m, transport.ld(), transport.patches(),
-                             out_.aggregate + item * l * m, m);
-  return write_descriptor(item, features + l * ld_) ? kAggregateDone : kAggregateBadSums;
+  const PatchRows rows{p.features, p.feature_dtype, item * l * n, n, transport.patches()};
+  sum_features(weights, m, transport.ld(), rows, l, features, out_.aggregate + item * l * m, m, 1);
+  return write_descriptor(item, features + kDotBlock * ld_) ? kAggregateDone : kAggregateBadSums;
 }
 
 bool Forward::write_descriptor(std::int64_t item, float* lengths) const {

@@ -28,7 +28,8 @@ struct SaladOutput {
 
 struct SaladGradients {
   const float *aggregate, *d_descriptor;
-  float *d_scores, *d_features, *d_token;
+  void *d_scores, *d_features;  // in the dtypes of scores and features
+  float* d_token;
 };
 
 // Both return an AggregateStatus (aggregate_items.h).

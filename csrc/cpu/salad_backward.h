@@ -49,7 +49,7 @@ inline std::int64_t SaladBackward::place(float* memory, Memory& to) const {
   };
   to.transport = take(SaladItem::floats(m, n));
   to.adjoint = take(SinkhornAdjoint::floats(m + 1, n, T));
-  to.products = take(PatchGradients(m, problem_.depth).floats());
+  to.products = take(PatchGradients(m, problem_.depth, problem_.feature_dtype).floats());
   to.u = take(T * (m + 1));
   to.v = take(T * n);
   to.plan = take(m * ld);
@@ -96,16 +96,16 @@ inline void SaladBackward::split(std::int64_t item, const Memory& at) const {
 inline void SaladBackward::multiply(std::int64_t item, const SaladItem& t, const Memory& at) const {
   const std::int64_t m = problem_.clusters, l = problem_.depth, n = problem_.patches, ld = t.ld();
   std::memset(at.slope, 0, sizeof(float) * std::size_t(SinkhornItem::padded_rows(m + 1) * ld));
-  PatchGradients products(m, l);
+  PatchGradients products(m, l, problem_.feature_dtype);
   products.place(at.products, at.sums, 1, m);
   const PatchRows features{problem_.features, problem_.feature_dtype, item * l * n, n, t.patches()};
-  products.run(features, gradients_.d_features + item * l * n,
-               [&](std::int64_t j, const float* g, std::int64_t g_stride, const auto& packed) {
+  products.run(features, gradients_.d_features,
+               [&](std::int64_t j, const float* g, std::int64_t g_stride, float* column) {
+                 constexpr int W = PackF::kWidth;
                  for (std::int64_t k = 0; k < m; ++k) {
-                   const bool held = j < ld;
-                   const PackF weight = held ? PackF::load(at.plan + k * ld + j) : PackF(0.0f);
-                   weight.store(packed(k));
-                   if (held) (weight * PackF::load(g + k * g_stride)).store(at.slope + k * ld + j);
+                   const PackF weight = j < ld ? PackF::load(at.plan + k * ld + j) : PackF(0.0f);
+                   weight.store(column + k * W);
+                   if (j < ld) (weight * PackF::load(g + k * g_stride)).store(at.slope + k * ld + j);
                  }
                });
 }
@@ -123,11 +123,9 @@ inline int SaladBackward::run(std::int64_t item, float* memory) const {
   multiply(item, t, at);
   SinkhornAdjoint adjoint(t.transport(), at.adjoint, problem_.iterations);
   if (!adjoint.unrolled(at.slope, problem_.iterations, history, 1)) return cpu::kAggregateBadScores;
-  for (std::int64_t i = 0; i < m; ++i) {
-    float* to = gradients_.d_scores + (item * m + i) * n;
-    std::memcpy(to, at.slope + i * t.ld(), sizeof(float) * std::size_t(t.patches()));
-    for (std::int64_t j = t.patches(); j < n; ++j) to[j] = 0.0f;
-  }
+  for (std::int64_t i = 0; i < m; ++i)
+    store_patches(problem_.score_dtype, at.slope + i * t.ld(), t.patches(), n, gradients_.d_scores,
+                  (item * m + i) * n);
   return cpu::kAggregateDone;
 }
 

@@ -143,6 +143,32 @@ inline std::uint32_t pack_panel_bf16(const TileSource& s, std::int64_t item, int
       static_cast<const std::uint16_t*>(s.data) + item * s.item_stride + depth * s.depth_stride;
   std::uint32_t largest = 0;
   const std::int64_t padded = round_up(depths, group);
+  const bool whole_pairs = group == 2 && sub == panel && count == panel && padded == depths;
+  if (whole_pairs && s.depth_stride == 1) {
+    for (int i = 0; i < panel; ++i)  // a pair is a word of memory
+      for (std::int64_t k = 0; k < depths; k += 2) {
+        std::uint32_t pair;
+        std::memcpy(&pair, base + i * s.item_stride + k, 4);
+        const std::uint32_t low = (pair << 16) & 0x7fff0000u, high = pair & 0x7fff0000u;
+        largest = low > largest ? low : largest;
+        largest = high > largest ? high : largest;
+        std::memcpy(out + k * panel + 2 * i, &pair, 4);
+      }
+    return largest;
+  }
+  if (whole_pairs && s.item_stride == 1) {
+    for (std::int64_t k = 0; k < depths; k += 2) {  // whole pairs of two rows of memory: one word per item
+      const std::uint16_t *first = base + k * s.depth_stride, *second = first + s.depth_stride;
+      for (int i = 0; i < panel; ++i) {
+        const std::uint32_t pair = std::uint32_t(first[i]) | std::uint32_t(second[i]) << 16;
+        const std::uint32_t low = (pair << 16) & 0x7fff0000u, high = pair & 0x7fff0000u;
+        largest = low > largest ? low : largest;
+        largest = high > largest ? high : largest;
+        std::memcpy(out + k * panel + 2 * i, &pair, 4);
+      }
+    }
+    return largest;
+  }
   if (count < panel || padded > depths) std::memset(out, 0, 2 * std::size_t(panel * padded));
   for (std::int64_t k0 = 0; k0 < depths; k0 += group) {
     const std::int64_t here = depths - k0 < group ? depths - k0 : group;

@@ -203,11 +203,10 @@ def _backward_op(
     chosen = _chosen(features, implementation)
     given = (features, logits, centroids, valid)
     if chosen == "native":
-        torch = _arrays.torch_module()
         problem = _native_problem(*given, num_threads)
         slope = d_descriptor.float().contiguous().numpy()
         found = _aggregation.run_netvlad_backward(problem, residual.contiguous().numpy(), slope)
-        return tuple(torch.from_numpy(g).to(x.dtype) for g, x in zip(found, given))
+        return tuple(_aggregation.as_tensor_of(g, x.dtype) for g, x in zip(found, given))
     if chosen == "triton":
         module = _dispatch.device_module(_OP, chosen)
         return tuple(module.backward(*given, residual, log_sum, d_descriptor))
