@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+from golden_draws import drawn
 
 from pyloc_core import models
 from pyloc_core.models.interpolate import sample_cells
@@ -49,7 +49,7 @@ def ratio(case: dict[str, Any], golden: ModuleType) -> dict[str, Any]:
     """The ratio test on maps of noise with one peak each."""
     inputs = case["input"]
     maps, *peaks = (
-        draw(text, golden, case["seed"])
+        drawn(text, golden, case["seed"])
         for text in re.findall(r"(?:normal|uniform|integers)\(.*?\)(?=\[i\]| with |$)", inputs["correlation"])
     )  # fmt: skip
     value, row, column = peaks
@@ -60,15 +60,6 @@ def ratio(case: dict[str, Any], golden: ModuleType) -> dict[str, Any]:
         "match_xy": tested.xy.astype(np.int64),
         "match_valid": tested.valid.astype(np.int64),
     }
-
-
-def draw(text: str, golden: ModuleType, seed: int) -> Any:
-    """The array of a call like `normal(seed,"name",(40,24),std=0.1)`."""
-    call = ast.parse(text, mode="eval").body
-    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name), text
-    arguments = [ast.literal_eval(each) for each in call.args[1:]]
-    options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-    return getattr(golden, call.func.id)(seed, *arguments, **options)
 
 
 def _image(case: dict[str, Any], golden: ModuleType, entry: dict[str, Any]) -> Any:

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from types import ModuleType
 from typing import Any
 
 import torch
+from golden_draws import drawn
 
 from pyloc_core import models
 from pyloc_core.models.dinov2 import SIZES
@@ -79,13 +79,6 @@ def head_options(shapes: dict[str, Any]) -> dict[str, int]:
         "token_dim": shapes["aggregator.token_features.2.bias"][0],
         "hidden": shapes["aggregator.score.0.bias"][0],
     }
-
-
-def drawn(text: str, golden: ModuleType, seed: int) -> Any:
-    """The array of a call like `normal(seed, "patches", (2,768,23,23))`."""
-    call = ast.parse(text, mode="eval").body
-    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name), text
-    return getattr(golden, call.func.id)(seed, *map(ast.literal_eval, call.args[1:]))
 
 
 CASES = {"salad_full_*": full, "salad_aggregator_*": aggregator}
