@@ -49,6 +49,18 @@ struct SinkhornHistory {
   std::int64_t u_stride, v_stride, m, n;
 };
 
+// The largest lane, by halves.
+PYLOC_INLINE float largest_lane(PackF a) {
+  typedef float Quad __attribute__((vector_size(16)));
+  Quad part[PackF::kWidth / 4];
+  std::memcpy(part, &a.raw, sizeof(part));
+  for (int step = PackF::kWidth / 8; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) part[i] = part[i] > part[i + step] ? part[i] : part[i + step];
+  const float x = part[0][0] > part[0][1] ? part[0][0] : part[0][1];
+  const float y = part[0][2] > part[0][3] ? part[0][2] : part[0][3];
+  return x > y ? x : y;
+}
+
 class SinkhornItem {
  public:
   static std::int64_t padded_rows(std::int64_t m) { return round_up(m, 16); }
@@ -195,16 +207,19 @@ class SinkhornItem {
     }
     ScoreRow row;
     in_.view(i, ld_, k, row);
-    PackF top(kNothing), other(kNothing), total(0.0f), rest(0.0f);  // the sum of a good row is below infinity
+    PackF top[4], total[4];  // the sum of a good row is below infinity
+    for (int q = 0; q < 4; ++q) top[q] = PackF(kNothing), total[q] = PackF(0.0f);
     std::int64_t c = 0;
-    for (; c + 2 * W <= row.whole; c += 2 * W) {
-      const PackF x = PackF::load(row.from + c), y = PackF::load(row.from + c + W);
-      top = max_(x, top), total = total + x;
-      other = max_(y, other), rest = rest + y;
-    }
-    for (; c < ld_; c += W) top = max_(row.at(c), top), total = total + row.at(c);
-    if (any(mask_not(total + rest < HUGE_VALF)) && row.has_refused(ld_)) return false;
-    const float peak = reduce_max(max_(top, other));
+    for (; c + 4 * W <= row.whole; c += 4 * W)
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) {
+        const PackF x = PackF::load(row.from + c + q * W);
+        top[q] = max_(x, top[q]), total[q] = total[q] + x;
+      }
+    for (; c < ld_; c += W) top[0] = max_(row.at(c), top[0]), total[0] = total[0] + row.at(c);
+    total[0] = (total[0] + total[1]) + (total[2] + total[3]);
+    if (any(mask_not(total[0] < HUGE_VALF)) && row.has_refused(ld_)) return false;
+    const float peak = largest_lane(max_(max_(top[0], top[1]), max_(top[2], top[3])));
     peak_[i] = peak > kNothing ? peak : 0.0f;
     const PackF p(peak_[i]);
     if (scaling_) {
