@@ -209,8 +209,23 @@ def test_draws_of_the_golden_case_have_its_properties() -> None:
 def test_published_weights() -> None:
     x = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0], [0.0, 1.0]])
     weights = sequence_weights(x, "published")
+    weights *= 4 / weights[0, 3]  # they have no unit
     assert np.allclose(weights[0], [0.0, 0.0, 0.0, 4.0])  # itself, farthest, duplicate, 5 - 1
     assert np.allclose(weights[3], [np.sqrt(18) - 1, 0.0, np.sqrt(18) - 1, 0.0])
+
+
+@pytest.mark.parametrize("weighting", ["published", "cosine", "nearest", "uniform"])
+def test_the_length_of_the_descriptors_does_not_matter(weighting) -> None:
+    x = np.random.default_rng(1).standard_normal((30, 16))
+    expected = np.argsort(sequence_weights(x.astype(np.float32), weighting), axis=1, kind="stable")
+    for factor in (
+        2.0**-600,
+        2.0**70,
+        2.0**600,
+    ):  # squares leave the range of float32, or of float64
+        found = sequence_weights(x * factor, weighting)
+        assert np.isfinite(found).all()
+        assert np.array_equal(np.argsort(found, axis=1, kind="stable"), expected)
 
 
 def test_distances_of_duplicates_are_exactly_zero_and_others_are_right() -> None:
@@ -304,8 +319,47 @@ def test_bad_input_is_named(town) -> None:
         sampler_of(town, places_per_batch=2.5)
     with pytest.raises(TypeError, match="sequence must be integers or strings"):
         CliqueSampler(p, s.astype(float), d)
-    with pytest.raises(ValueError, match="index"):
-        sampler_of(town).batch(-1)
+    sampler = sampler_of(town)
+    for call, kind, message in (
+        (lambda: sampler.batch(-1), ValueError, "index must be at least 0"),
+        (lambda: sampler.batches(3, start=-1), ValueError, "start must be at least 0"),
+        (lambda: sampler.batches(-1), ValueError, "count must be at least 0"),
+        (lambda: sampler.sampling_probabilities(10**9), ValueError, "sequence must be in"),
+        (lambda: sampler.sampling_probabilities(0.5), TypeError, "sequence must be an integer"),
+        (lambda: sampler_of(town, threshold="25"), TypeError, "threshold must be a number"),
+        (lambda: sampler_of(town, threshold=None), TypeError, "threshold must be a number"),
+        (lambda: representative_frames(s, seed=-1), ValueError, "seed must be at least 0"),
+        (lambda: sequence_labels(["a", None]), TypeError, "sequence must be .* got None"),
+        (lambda: sequence_labels(s, s.astype("M8[s]")), TypeError, "city must be integers"),
+        (lambda: sequence_labels([]), ValueError, "sequence is empty"),
+    ):
+        with pytest.raises(kind, match=message):
+            call()
+
+
+def test_other_kinds_of_arrays_and_names(town) -> None:
+    expected = sampler_of(town).batch(0)
+    names = np.array(["Zürich", "東京", "São Paulo"])  # sorted otherwise: the cities are the same
+    named = CliqueSampler(
+        town.positions.tolist(), [str(i) for i in town.sequence], np.zeros((len(town.city), 1)),
+        city=names[town.city].tolist(), similar_sequences=5, places_per_batch=12,
+    )  # fmt: skip
+    assert_batch_is_valid(named.batch(0), town.positions, town.city, 25.0)
+    torch = pytest.importorskip("torch")
+    tensors = (torch.from_numpy(np.asarray(value)) for value in town)
+    same = sampler_of(City(*tensors)._replace(descriptors=torch.tensor(town.descriptors)))
+    assert np.array_equal(same.batch(0), expected)
+    learned = torch.tensor(town.descriptors, requires_grad=True)
+    assert np.array_equal(sampler_of(town._replace(descriptors=learned)).batch(0), expected)
+    narrow = learned.detach().bfloat16()
+    assert sampler_of(town._replace(descriptors=narrow)).batch(0).shape == (12, 4)
+
+
+def test_the_arrays_of_the_caller_may_change_afterwards(town) -> None:
+    mine = town._replace(positions=town.positions.copy())
+    sampler = sampler_of(mine)
+    mine.positions[:] = 0.0
+    assert np.array_equal(sampler.batch(0), sampler_of(town).batch(0))
 
 
 def test_a_batch_that_cannot_be_filled_ends_with_an_error(town) -> None:

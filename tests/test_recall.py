@@ -119,6 +119,10 @@ def test_bad_input_is_named() -> None:
         (lambda: recall(RANKED, POSITIVES, ()), "ks must be"),
         (lambda: recall(RANKED, POSITIVES, (0,)), "ks must be"),
         (lambda: recall(RANKED - 2, POSITIVES, (1,)), "index -2"),
+        (lambda: recall(RANKED.astype(np.uint64) + 2**63, POSITIVES, (1,)), "no database is as"),
+        (lambda: recall([[0, 1], [1]], POSITIVES[:2], (1,)), "ranked must be an array"),
+        (lambda: positives_within(points + 1e200, points), "query_positions must be below"),
+        (lambda: positives_by_frame([2**63 - 1], [0]), "query_frames must be integers below"),
         (lambda: recall(RANKED, POSITIVES, (1,), without_positives="mis"), "did you mean 'miss'"),
         (lambda: recall(RANKED, POSITIVES, (1,), ties="wurst"), "did you mean 'worst'"),
         (lambda: positives_within(points * np.nan, points), "query_positions has 4 rows"),
@@ -131,7 +135,35 @@ def test_bad_input_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call()
-    with pytest.raises(TypeError, match="ranked must be integers"):
-        recall(RANKED.astype(float), POSITIVES)
-    with pytest.raises(TypeError, match="query_frames must be integers"):
-        positives_by_frame([1.5], [1])
+    for call, message in (
+        (lambda: recall(RANKED.astype(float), POSITIVES), "ranked must be integers"),
+        (lambda: positives_by_frame([1.5], [1]), "query_frames must be integers"),
+        (lambda: recall(RANKED, None, (1,)), "positives must be a sequence"),
+        (lambda: recall(RANKED, POSITIVES, 1), "ks must be a sequence"),
+        (lambda: recall(RANKED, POSITIVES, (1.5,)), "ks must be an integer"),
+        (lambda: positives_within(points, points, "25"), "threshold must be a number"),
+        (lambda: positives_within(points + 1j, points), "query_positions must hold real numbers"),
+        (lambda: positives_by_frame([1], [1], None), "tolerance must be a number"),
+        (lambda: recall_curve(RANKED, points, points, ["a"], (1,)), "thresholds must hold"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_a_database_or_a_set_of_queries_of_none_or_one() -> None:
+    nothing = np.full((2, 3), -1)
+    assert recall(nothing, [[], []], (1,))[1] == 0.0
+    assert recall_curve(nothing, [4.0, 5.0], [], [0, 9], (1, 3)).values.tolist() == [[0, 0]] * 2
+    empty = recall_curve(nothing[:0], [], [1], [5], (1,))
+    assert json.loads(json.dumps(empty.to_dict()))["recall"] == {"1": [None]}
+    assert recall([[0]], [[0]], np.array([1]))[1] == 1.0
+
+
+def test_tensors_are_taken() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("scipy")
+    points = torch.tensor([[0.0, 0.0], [20.0, 0.0]], requires_grad=True)
+    near = positives_within(points, points.detach().bfloat16(), np.float32(25))
+    assert [rows.tolist() for rows in near] == [[0, 1], [0, 1]]
+    ranked = torch.tensor([[1, 0], [0, 1]])
+    assert recall(ranked, [torch.tensor([0]), [0]], (1, 2)).values.tolist() == [0.5, 1.0]

@@ -82,6 +82,11 @@ def test_msls(msls) -> None:
     ]
 
 
+def test_msls_cities_are_a_list(msls) -> None:
+    with pytest.raises(TypeError, match="cities must be a list of names, got 'cph'"):
+        read_layout("msls", msls, cities="cph")
+
+
 def test_msls_that_is_damaged(msls) -> None:
     folder = msls / "train_val" / "cph" / "database"
     table = (folder / "postprocessed.csv").read_text()

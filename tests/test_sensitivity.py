@@ -109,8 +109,12 @@ def test_nothing_and_bad_input() -> None:
     spoilt[5, 3] = np.nan
     for arguments, options, message in (
         ((x, p[:-1]), {}, "positions has 19 frames, descriptors 20"),
-        ((spoilt, p), {}, "descriptors has a row that is not finite, 5"),
+        ((spoilt, p), {}, "descriptors has a row that is not finite or beyond 1e.15, row 5"),
         ((x, p * np.inf), {}, "positions has"),
+        ((x * np.float32(1e17), p), {}, "descriptors has a row .* row 0"),
+        ((x, p * 1e200), {}, "positions must be below 1e.150"),
+        ((x, p), {"far_pairs": -1}, "far_pairs must be at least 0"),
+        ((x, p), {"seed": -1}, "seed must be at least 0"),
         ((x[0], p), {}, "descriptors must be"),
         ((x, p, [3.0]), {}, "edges must be"),
         ((x, p, [3.0, 2.0]), {}, "edges must be finite"),
@@ -119,3 +123,21 @@ def test_nothing_and_bad_input() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             distance_sensitivity(*arguments, **options)
+    for options in ({"max_pairs": None}, {"seed": 0.5}, {"edges": "rising"}):
+        with pytest.raises(TypeError, match=next(iter(options))):
+            distance_sensitivity(x, p, **options)
+
+
+def test_other_kinds_of_arrays() -> None:
+    x, p = scene(60)
+    expected = distance_sensitivity(x, p, EDGES)
+    halves = distance_sensitivity(x.astype(np.float16).tolist(), p.tolist(), EDGES.tolist())
+    assert np.allclose(halves.mean, expected.mean, atol=1e-3)
+    whole = distance_sensitivity(np.rint(x * 100).astype(np.int8), p, EDGES)
+    assert np.allclose(whole.mean / 100, expected.mean, atol=0.05)
+    torch = pytest.importorskip("torch")
+    y = torch.from_numpy(x)
+    found = distance_sensitivity(y.requires_grad_(), torch.from_numpy(p), EDGES)
+    assert found.to_dict() == expected.to_dict()
+    narrow = distance_sensitivity(y.detach().bfloat16(), p, EDGES)
+    assert np.allclose(narrow.mean, expected.mean, atol=1e-2)

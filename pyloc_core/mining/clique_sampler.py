@@ -8,13 +8,13 @@ and 2. Where the released program differs from the thesis, its way is the defaul
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core import _arrays, _checks
 from pyloc_core.mining.place_graph import FINDERS, PlaceGraph
 from pyloc_core.mining.sequences import (
     WEIGHTINGS,
@@ -71,7 +71,7 @@ class CliqueSampler:
     Raises:
         ValueError: a length that does not fit, a NaN, a city with fewer frames than K, with no clique
             at all, or with too few sequences, an unknown option: the argument is named.
-        TypeError: labels that are neither integers nor strings.
+        TypeError: labels that are neither integers nor strings, numbers that are none.
         MissingExtra: scipy is not installed, or networkx where it is asked for.
     """
 
@@ -92,17 +92,15 @@ class CliqueSampler:
         cliques: str = "search",
         max_draws: int = 100,
     ) -> None:
-        _one_of("weighting", weighting, WEIGHTINGS)
-        _one_of("when_exhausted", when_exhausted, ("city", "sequence"))
-        _one_of("cliques", cliques, tuple(FINDERS))
-        if not (np.isfinite(threshold) and threshold > 0):
-            raise ValueError(f"threshold must be positive and finite, got {threshold}")
-        self.images_per_place = _at_least("images_per_place", images_per_place, 2)
-        self.places_per_batch = _at_least("places_per_batch", places_per_batch, 1)
-        self.similar_sequences = _at_least("similar_sequences", similar_sequences, 0)
-        self.max_draws = _at_least("max_draws", max_draws, 1)
-        self.seed = _at_least("seed", seed, 0)
-        self.threshold = float(threshold)
+        _checks.known_name("weighting", weighting, WEIGHTINGS)
+        _checks.known_name("when_exhausted", when_exhausted, ("city", "sequence"))
+        _checks.known_name("cliques", cliques, tuple(FINDERS))
+        self.images_per_place = _checks.integer("images_per_place", images_per_place, 2)
+        self.places_per_batch = _checks.integer("places_per_batch", places_per_batch, 1)
+        self.similar_sequences = _checks.integer("similar_sequences", similar_sequences, 0)
+        self.max_draws = _checks.integer("max_draws", max_draws, 1)
+        self.seed = _checks.integer("seed", seed, 0)
+        self.threshold = _checks.number("threshold", threshold, positive=True)
         self.weighting, self.when_exhausted, self.cliques = weighting, when_exhausted, cliques
         self._table = group(sequence, city)
         self._positions = _checked_positions(positions, len(self._table.frames))
@@ -129,7 +127,7 @@ class CliqueSampler:
             ValueError: a negative index.
             MiningError: `max_draws` draws did not fill the batch.
         """
-        rng = np.random.default_rng((self.seed, _at_least("index", index, 0)))
+        rng = np.random.default_rng((self.seed, _checks.integer("index", index, 0)))
         places: list[Indices] = []
         left: list[int] = []
         city = -1
@@ -147,9 +145,9 @@ class CliqueSampler:
         )
 
     def batches(self, count: int, *, start: int = 0) -> Iterator[Indices]:
-        """Batches start to start + count - 1, one by one."""
-        for index in range(start, start + _at_least("count", count, 0)):
-            yield self.batch(index)
+        """Batches start to start + count - 1, one by one; errors as of `batch`."""
+        start, count = _checks.integer("start", start, 0), _checks.integer("count", count, 0)
+        return map(self.batch, range(start, start + count))
 
     def mine(self, count: int, *, start: int = 0) -> Indices:
         """(count, N, K) frame indices: the collection mined once before a training (thesis: 4000)."""
@@ -163,7 +161,7 @@ class CliqueSampler:
         Args:
             sequence: row of the reference in `sequence_labels`. Sequences of other cities have 0.
         """
-        if not 0 <= sequence < len(self._table):
+        if _checks.integer("sequence", sequence, 0) >= len(self._table):
             raise ValueError(f"sequence must be in [0, {len(self._table)}), got {sequence}")
         city = int(self._table.city_of[sequence])
         first, last = self._start[city], self._start[city + 1]
@@ -221,14 +219,12 @@ class CliqueSampler:
 
 
 def _checked_positions(positions: Any, count: int) -> Floats:
-    array = np.asarray(positions)
+    array = _arrays.as_array(positions, "positions", finite=False).data
     if array.ndim != 2 or array.shape[1] != 2:
         raise ValueError(f"positions must be (F, 2), got shape {array.shape}")
     if len(array) != count:
         raise ValueError(f"positions has {len(array)} frames, sequence {count}")
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"positions must be real numbers, got {array.dtype}")
-    array = array.astype(np.float64)
+    array = array.copy()  # the sampler must not change when the caller's array does
     bad = np.flatnonzero(~np.isfinite(array).all(1))
     if len(bad):
         raise ValueError(
@@ -242,11 +238,11 @@ def _checked_positions(positions: Any, count: int) -> Floats:
 
 
 def _per_sequence(descriptors: Any, table: SequenceTable, seed: int) -> npt.NDArray[Any]:
-    array = np.asarray(descriptors)
+    array = _arrays.as_array(
+        descriptors, "descriptors", dtype=("float32", "float64", "float16"), finite=False
+    ).data
     if array.ndim != 2 or not array.shape[1]:
         raise ValueError(f"descriptors must be (S, D) or (F, D), got shape {array.shape}")
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"descriptors must be real numbers, got {array.dtype}")
     if len(array) not in (len(table), len(table.frames)):
         raise ValueError(
             f"descriptors has {len(array)} rows; there are {len(table)} sequences and "
@@ -260,18 +256,3 @@ def _per_sequence(descriptors: Any, table: SequenceTable, seed: int) -> npt.NDAr
     if len(bad):
         raise ValueError(f"descriptors has {len(bad)} rows that are not finite, first row {bad[0]}")
     return array
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, 1)
-        hint = f", did you mean {near[0]!r}?" if near else f": one of {', '.join(known)}"
-        raise ValueError(f"there is no {name} {value!r}{hint}")
-
-
-def _at_least(name: str, value: Any, low: int) -> int:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < low:
-        raise ValueError(f"{name} must be at least {low}, got {value}")
-    return int(value)

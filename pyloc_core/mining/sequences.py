@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core import _arrays, _checks
+
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
@@ -61,12 +63,17 @@ def group(sequence: Any, city: Any = None) -> SequenceTable:
 
 
 def _labels(name: str, value: Any) -> npt.NDArray[Any]:
-    array = np.asarray(value)
+    array = np.asarray(value.cpu() if _arrays.is_torch(value) else value)
     if array.ndim != 1:
         raise ValueError(f"{name} must be (F,), got shape {array.shape}")
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "O":  # such as a column of a table
+        other = [x for x in array if not isinstance(x, (str, int, np.integer))]
+        if other:
+            raise TypeError(f"{name} must be integers or strings, got {other[0]!r}")
+        return array.astype(str)
+    if len(array) and array.dtype.kind not in "iubUS":
         raise TypeError(f"{name} must be integers or strings, got {array.dtype}")
-    return array.astype(str) if array.dtype.kind == "O" else array
+    return array
 
 
 def sequence_labels(sequence: Any, city: Any = None) -> list[tuple[Any, Any]]:
@@ -99,7 +106,7 @@ def representative_frames(
     if choose == "central":
         inside = sizes // 2
     elif choose == "random":
-        inside = np.random.default_rng(seed).integers(0, sizes)
+        inside = np.random.default_rng(_checks.integer("seed", seed, 0)).integers(0, sizes)
     else:
         raise ValueError(f"choose must be 'random' or 'central', got {choose!r}")
     return np.asarray(table.frames[table.bounds[:-1] + inside])
@@ -133,10 +140,13 @@ def sequence_weights(descriptors: npt.NDArray[Any], weighting: str) -> npt.NDArr
     "published": largest distance - distance where the distance is not zero, as the released program: the
     farthest and exact duplicates never join. "cosine": the cosine of the two descriptors where positive,
     the thesis' "proportional to the similarity". "nearest": the most similar ones always, and "uniform":
-    all alike; both are rows of the thesis' ablation, table 5.2.
+    all alike; both are rows of the thesis' ablation, table 5.2. The length of the descriptors' unit does
+    not matter: a power of two, which rounds nothing, brings them to where float32 holds their squares.
     """
     weights: npt.NDArray[Any]
     count = len(descriptors)
+    largest = np.abs(descriptors).max(initial=0.0)
+    descriptors = np.ldexp(descriptors, -np.frexp(largest)[1])
     if weighting == "uniform":
         weights = np.ones((count, count))
     elif weighting == "cosine":

@@ -1,16 +1,21 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which database images are correct answers to a query, and checks of such input."""
+"""Which database images are correct answers to a query."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core import _checks
 from pyloc_core._extras import require
+from pyloc_core.retrieval.checks import (
+    check_same_dimension,
+    checked_integers,
+    checked_points,
+)
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -36,7 +41,7 @@ def positives_within(
     queries = checked_points("query_positions", query_positions)
     database = checked_points("database_positions", database_positions)
     check_same_dimension(queries, database)
-    limit = checked_threshold("threshold", threshold)
+    limit = _checks.number("threshold", threshold)
     if not len(database):
         return [np.zeros(0, np.int64) for _ in queries]
     index = require("scipy.spatial", "positives within a distance").cKDTree(database)
@@ -63,63 +68,9 @@ def positives_by_frame(
     """
     queries = checked_integers("query_frames", query_frames)
     database = checked_integers("database_frames", database_frames)
-    limit = int(checked_threshold("tolerance", tolerance))
+    limit = int(_checks.number("tolerance", tolerance))
     order = np.argsort(database, kind="stable")
     ranked = database[order]
     low = np.searchsorted(ranked, queries - limit, "left")
     high = np.searchsorted(ranked, queries + limit, "right")
     return [np.sort(order[a:b]).astype(np.int64) for a, b in zip(low, high)]
-
-
-def checked_ranks(ranked: Any) -> Indices:
-    array = np.asarray(ranked)
-    if array.ndim != 2:
-        raise ValueError(f"ranked must be (Q, k), got shape {array.shape}")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"ranked must be integers, got {array.dtype}")
-    if array.size and array.min() < -1:
-        raise ValueError(f"ranked has index {array.min()}; -1 marks what is missing")
-    return array.astype(np.int64)
-
-
-def checked_ks(ks: Sequence[int]) -> tuple[int, ...]:
-    values = sorted({int(k) for k in ks})
-    if not values or values[0] < 1:
-        raise ValueError(f"ks must be positive integers, got {tuple(ks)}")
-    return tuple(values)
-
-
-def checked_points(name: str, value: Any, *, frames: bool = False) -> Floats:
-    array = np.asarray(value)
-    if frames and array.ndim == 1:
-        array = array[:, None]
-    elif array.ndim != 2 or array.shape[1] not in (2, 3):
-        raise ValueError(f"{name} must be (n, 2) or (n, 3), got shape {array.shape}")
-    array = array.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(array).all(1))
-    if len(bad):
-        raise ValueError(f"{name} has {len(bad)} rows that are not finite, first row {bad[0]}")
-    return array
-
-
-def check_same_dimension(queries: Floats, database: Floats) -> None:
-    if queries.shape[1] != database.shape[1]:
-        raise ValueError(
-            f"query_positions has {queries.shape[1]} coordinates, database_positions "
-            f"{database.shape[1]}"
-        )
-
-
-def checked_integers(name: str, value: Any) -> Indices:
-    array = np.asarray(value)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be a list of integers, got shape {array.shape}")
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
-    return array.astype(np.int64)
-
-
-def checked_threshold(name: str, value: float) -> float:
-    if not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
-    return float(value)

@@ -9,7 +9,6 @@ correct, as in the radius searches of the published evaluations.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyloc_core.retrieval.positives import checked_integers, checked_ks, checked_ranks
+from pyloc_core import _arrays, _checks
+from pyloc_core.retrieval.checks import checked_integers, checked_ks, checked_ranks
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -88,17 +88,18 @@ def recall(
 
     Raises:
         ValueError: shapes that do not fit, a k out of range, an index of less than -1, an unknown option.
-        TypeError: indices that are not integers.
+        TypeError: indices and k that are not integers.
     """
-    array, wanted = checked_ranks(ranked), checked_ks(ks)
-    _one_of("without_positives", without_positives, WITHOUT_POSITIVES)
-    _one_of("ties", ties, TIES)
+    array = checked_ranks(ranked)
+    wanted = checked_ks(ks, array)
+    _checks.known_name("without_positives", without_positives, WITHOUT_POSITIVES)
+    _checks.known_name("ties", ties, TIES)
+    if not hasattr(positives, "__len__"):
+        raise TypeError(
+            f"positives must be a sequence of sequences, got {type(positives).__name__}"
+        )
     if len(positives) != len(array):
         raise ValueError(f"positives has {len(positives)} queries, ranked {len(array)}")
-    if max(wanted) > array.shape[1]:
-        raise ValueError(
-            f"ks asks for recall@{max(wanted)}, ranked holds {array.shape[1]} per query"
-        )
     lists = [checked_integers(f"positives[{i}]", p) for i, p in enumerate(positives)]
     hits = _hits(array, lists)
     if ties == "ranked":
@@ -146,16 +147,9 @@ def _first_of_ties(hits: npt.NDArray[np.bool_], similar: Floats, ties: str) -> I
 def _similarities(similarities: Any, ranked: Indices) -> Floats:
     if similarities is None:
         raise ValueError("similarities must be given for ties other than 'ranked'")
-    array = np.asarray(similarities, np.float64)
+    array = _arrays.as_array(similarities, "similarities", finite=False).data
     if array.shape != ranked.shape:
         raise ValueError(f"similarities must be {ranked.shape}, got {array.shape}")
     if np.isnan(array).any() or (array[:, 1:] > array[:, :-1]).any():
         raise ValueError("similarities must fall along each row, without NaN")
     return array
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = difflib.get_close_matches(str(value), known, 1)
-        hint = f", did you mean {near[0]!r}?" if near else f": one of {', '.join(known)}"
-        raise ValueError(f"there is no {name} {value!r}{hint}")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core import _arrays
 from pyloc_core._extras import require
-from pyloc_core.retrieval.positives import (
+from pyloc_core.retrieval.checks import (
     check_same_dimension,
     checked_ks,
     checked_points,
@@ -32,10 +33,11 @@ class RecallCurve:
     values: Floats
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, for JSON."""
+        """Plain lists, for JSON; None where there are no queries."""
+        values = np.where(np.isnan(self.values), None, self.values)  # type: ignore[call-overload]
         return {
             "thresholds": self.thresholds.tolist(),
-            "recall": {str(k): self.values[:, i].tolist() for i, k in enumerate(self.ks)},
+            "recall": {str(k): values[:, i].tolist() for i, k in enumerate(self.ks)},
         }
 
 
@@ -54,11 +56,12 @@ def recall_curve(
         thresholds: (T,) in metres or frames, inclusive.
         ks: at most as large as the k of `ranked`.
     """
-    array, wanted = checked_ranks(ranked), checked_ks(ks)
+    array = checked_ranks(ranked)
+    wanted = checked_ks(ks, array)
     queries = checked_points("query_positions", query_positions, frames=True)
     database = checked_points("database_positions", database_positions, frames=True)
     check_same_dimension(queries, database)
-    limits = np.asarray(thresholds, np.float64).ravel()
+    limits = _arrays.as_array(thresholds, "thresholds", finite=False).data.ravel()
     if not np.isfinite(limits).all() or (limits < 0).any():
         raise ValueError("thresholds must be finite and not negative")
     if len(queries) != len(array):
@@ -67,12 +70,10 @@ def recall_curve(
         raise ValueError(
             f"ranked has index {array.max()}, database_positions {len(database)} images"
         )
-    if max(wanted) > array.shape[1]:
-        raise ValueError(
-            f"ks asks for recall@{max(wanted)}, ranked holds {array.shape[1]} per query"
-        )
     values = np.full((len(limits), len(wanted)), np.nan)
-    if len(array):
+    if len(array) and not len(database):
+        values = np.zeros_like(values)  # all -1: nothing was found
+    elif len(array):
         d = database[np.maximum(array, 0)] - queries[:, None]
         distance = np.where(array >= 0, np.sqrt((d * d).sum(-1)), np.inf)
         nearest = np.minimum.accumulate(distance, 1)[:, [k - 1 for k in wanted]]
@@ -100,7 +101,8 @@ def plot_recall_curve(
     axes.axvline(rule, color="#555555", linestyle="--", linewidth=1.0)
     axes.set(xlabel=f"decision threshold ({unit})", ylabel="recall (%)")
     axes.set_ylim(None, 101)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    if curves:
+        axes.legend(frameon=False, fontsize=8, loc="lower right")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target)

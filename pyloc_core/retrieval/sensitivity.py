@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core import _arrays, _checks
 from pyloc_core._extras import require
-from pyloc_core.retrieval.positives import checked_points
+from pyloc_core.retrieval.checks import checked_points
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -27,6 +28,7 @@ EDGES = tuple(2.5 * i for i in range(41))  # metres: 0 to 100
 _PARTNERS = 256  # per anchor: no crowded place decides alone
 _TRIPLETS = 128  # per anchor
 _VALUES = 1 << 22  # descriptor values held at once
+_LARGEST = 1e15  # of a descriptor: the square of a distance stays finite in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,8 @@ def distance_sensitivity(
         seed: of the order, the partners, the far pairs and the triplets.
 
     Raises:
-        ValueError: shapes that do not fit, NaN, edges that do not rise; the argument is named.
+        ValueError: shapes that do not fit, NaN, edges that do not rise, negative numbers of pairs.
+        TypeError: what is no number. All of them name the argument.
         MissingExtra: scipy is not installed.
     """
     limits = _edges(edges)
@@ -101,7 +104,9 @@ def distance_sensitivity(
             f"database_descriptors and database_positions must have {x.shape[1]} and {p.shape[1]} "
             f"columns like the queries, got {y.shape[1]} and {r.shape[1]}"
         )
-    rng = np.random.default_rng(seed)
+    max_pairs = _checks.integer("max_pairs", max_pairs, 0)
+    far_pairs = _checks.integer("far_pairs", far_pairs, 0)
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
     near, order = _Bins(limits), _Bins(limits)
     if len(x) and len(y):
         index = require("scipy.spatial", "pairs of near frames").cKDTree(r)
@@ -195,7 +200,7 @@ def _length(d: Floats) -> Floats:
 
 
 def _edges(edges: Any) -> Floats:
-    array = np.asarray(edges, np.float64)
+    array = _arrays.as_array(edges, "edges", finite=False).data
     if array.ndim != 1 or len(array) < 2:
         raise ValueError(f"edges must be (B + 1,) with at least one bin, got shape {array.shape}")
     if not np.isfinite(array).all() or array[0] < 0 or (np.diff(array) <= 0).any():
@@ -206,18 +211,22 @@ def _edges(edges: Any) -> Floats:
 def _side(prefix: str, descriptors: Any, positions: Any) -> tuple[npt.NDArray[Any], Floats]:
     if descriptors is None or positions is None:
         raise ValueError("database_descriptors and database_positions must be given together")
-    x = np.asarray(descriptors)
-    if x.ndim != 2 or not x.shape[1] or x.dtype.kind != "f":
-        raise ValueError(
-            f"{prefix}descriptors must be floating (n, D), got {x.dtype} of shape {x.shape}"
-        )
+    x = _arrays.as_array(
+        descriptors, f"{prefix}descriptors", dtype=("float32", "float64", "float16"), finite=False
+    ).data
+    if x.ndim != 2 or not x.shape[1]:
+        raise ValueError(f"{prefix}descriptors must be (n, D), got shape {x.shape}")
     p = checked_points(f"{prefix}positions", positions, frames=True)
     if len(p) != len(x):
         raise ValueError(f"{prefix}positions has {len(p)} frames, {prefix}descriptors {len(x)}")
     for start in range(0, len(x), 4096):
-        bad = np.flatnonzero(~np.isfinite(x[start : start + 4096]).all(1))
+        largest = np.abs(x[start : start + 4096]).max(1).astype(np.float64)
+        bad = np.flatnonzero(~(largest <= _LARGEST))  # NaN too
         if len(bad):
-            raise ValueError(f"{prefix}descriptors has a row that is not finite, {start + bad[0]}")
+            raise ValueError(
+                f"{prefix}descriptors has a row that is not finite or beyond {_LARGEST:g}, "
+                f"row {start + bad[0]}"
+            )
     return x, p
 
 

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyloc_core import _checks
 from pyloc_core.retrieval.layouts.msls import read_msls
 from pyloc_core.retrieval.layouts.nordland import read_nordland
 from pyloc_core.retrieval.layouts.pittsburgh import read_pittsburgh
@@ -43,8 +43,5 @@ LAYOUTS: dict[str, Callable[..., RetrievalSet]] = {
 
 def read_layout(layout: str, folder: str | Path, **options: Any) -> RetrievalSet:
     """The reader of this name on a folder. ValueError for an unknown name, with the nearest known one."""
-    if layout not in LAYOUTS:
-        near = difflib.get_close_matches(str(layout), LAYOUTS, 1)
-        hint = f", did you mean {near[0]!r}?" if near else f": one of {', '.join(LAYOUTS)}"
-        raise ValueError(f"there is no layout {layout!r}{hint}")
+    _checks.known_name("layout", layout, LAYOUTS)
     return LAYOUTS[layout](folder, **options)

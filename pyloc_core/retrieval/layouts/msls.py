@@ -11,12 +11,12 @@ sequence_key, frame_number).
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pyloc_core import _checks
 from pyloc_core.retrieval.layouts.retrieval_set import (
     ImageSet,
     RetrievalSet,
@@ -57,12 +57,13 @@ def read_msls(
         FileNotFoundError: a folder, a table or a picture is not there.
         ValueError: a column is missing, a key is in one table only, a position is no number, no frame is
             left; the file is named.
+        TypeError: `cities` is one string.
     """
     root = Path(folder)
     root = root / "train_val" if (root / "train_val").is_dir() else root
-    if sequence not in _SEQUENCES:
-        near = difflib.get_close_matches(str(sequence), _SEQUENCES, 1) or ["unique_cluster"]
-        raise ValueError(f"there is no sequence {sequence!r}, did you mean {near[0]!r}?")
+    _checks.known_name("sequence", sequence, _SEQUENCES)
+    if isinstance(cities, str):
+        raise TypeError(f"cities must be a list of names, got {cities!r}")
     chosen = tuple(VALIDATION if cities is None else cities)
     if not chosen:
         raise ValueError("cities is empty")
