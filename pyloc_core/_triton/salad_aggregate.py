@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyloc_core._triton.sinkhorn_item import item_forward, item_gradient
+from pyloc_core._triton.sinkhorn_item import item_forward
+from pyloc_core._triton.sinkhorn_item_gradient import item_gradient
 from pyloc_core._triton.unit_parts import normalise, normalise_gradient
 from pyloc_core._triton.weighted_sums import check, weighted_slopes, weighted_sums
 
@@ -64,7 +65,6 @@ def backward(
         slope, d_features, _ = weighted_slopes(
             scores, features, u[-1], v[-1], num_columns, None, d_sums
         )
-        before = torch.cat([torch.zeros_like(v[:1]), v[:-1]])
         d_scores = torch.empty_like(scores)
-        item_gradient(scores, None, dustbin, num_columns, u, v, before, None, slope, d_scores)
+        item_gradient(scores, None, dustbin, num_columns, u, v, None, slope, d_scores)
     return d_scores, d_features, no_token if by_token is None else by_token, d_dustbin

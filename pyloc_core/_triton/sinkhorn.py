@@ -19,7 +19,8 @@ from torch import Tensor
 
 from pyloc_core._triton.assignment_tiles import check_scores
 from pyloc_core._triton.sinkhorn_fixed_point import adjoint
-from pyloc_core._triton.sinkhorn_item import fits_a_program, item_forward, item_gradient
+from pyloc_core._triton.sinkhorn_item import fits_a_program, item_forward
+from pyloc_core._triton.sinkhorn_item_gradient import item_gradient
 from pyloc_core._triton.sinkhorn_pass import (
     assignment_kernel,
     column_gradient_kernel,
@@ -167,14 +168,14 @@ def backward(
     with torch.cuda.device_of(scores):
         if implicit:
             return _at_the_fixed_point(problem, log_p, u, v, slope)
-        before = torch.cat([problem.first_columns()[None], v[:-1]])
         if problem.in_one_program():
             d_u, d_v = item_gradient(
                 problem.scores, (problem.a, problem.b), problem.given[0], problem.counted(), u, v,
-                before, num_iterations, slope, d_scores,
+                num_iterations, slope, d_scores,
             )  # fmt: skip
             d_a, d_b = d_u.sum(0).to(problem.a.dtype), d_v.sum(0).to(problem.b.dtype)
             return d_scores, d_a, d_b, problem.new(problem.batch).zero_()
+        before = torch.cat([problem.first_columns()[None], v[:-1]])
         return _unrolled(problem, log_p, u, v, before, num_iterations, slope, d_scores)
 
 

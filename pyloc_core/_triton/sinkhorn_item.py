@@ -8,12 +8,11 @@ alone, and the row sums that the next u needs add up over the columns: one pass 
 exponential per entry, e_ij = exp(S_ij + u_i - max_i). For P = e b / sum_i e,
     LSE_j(S_ij + v_j) = log sum_j P_ij - u_i,
 which loses nothing as long as masses are within exp(+-WIDE_MASSES); beyond, S + v gets exponentials of its
-own. The dustbin row is a scalar beside the tile. The gradient walks the same way back.
+own. The dustbin row is a scalar beside the tile. sinkhorn_item_gradient.py walks the same way back.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -24,7 +23,6 @@ from pyloc_core._triton.assignment_tiles import (
     finite_or_zero,
     join,
     potential,
-    relative,
 )  # fmt: skip
 
 MAX_ROWS = 128  # as in weighted_sums.py
@@ -32,7 +30,7 @@ WIDE_MASSES = tl.constexpr(40.0)
 
 
 @triton.jit
-def _tile(scores, row, column, m, n, columns):
+def tile_of(scores, row, column, m, n, columns):
     """S in float32, -inf outside."""
     inside = (row[:, None] < m) & (column[None, :] < columns)
     s = tl.load(scores + row[:, None] * n + column[None, :], mask=inside, other=float("-inf"))
@@ -40,7 +38,7 @@ def _tile(scores, row, column, m, n, columns):
 
 
 @triton.jit
-def _row_masses(log_row_mass, item, row, m, columns, SALAD: tl.constexpr):
+def row_masses(log_row_mass, item, row, m, columns, SALAD: tl.constexpr):
     """log a of an item's rows and of its dustbin; SALAD: clusters take 1, the dustbin what is left."""
     if SALAD:
         log_a = tl.where(row < m, 0.0, float("-inf"))
@@ -53,7 +51,7 @@ def _row_masses(log_row_mass, item, row, m, columns, SALAD: tl.constexpr):
 
 
 @triton.jit
-def _column_masses(log_column_mass, item, column, n, columns, SALAD: tl.constexpr):
+def column_masses(log_column_mass, item, column, n, columns, SALAD: tl.constexpr):
     """log b; -inf for columns that do not count."""
     if SALAD:
         log_b = tl.where(column < columns, 0.0, float("-inf"))
@@ -97,7 +95,7 @@ def potentials_kernel(
     columns = count_of(num_columns, item, n, HAS_COLUMNS)
     z = tl.load(dustbin + item * dustbin_stride).to(tl.float32)
     row = tl.arange(0, BLOCK_M)
-    log_a, log_bin = _row_masses(log_row_mass, item, row, m, columns, SALAD)
+    log_a, log_bin = row_masses(log_row_mass, item, row, m, columns, SALAD)
     s_item = scores + item * m * n
     # The first u, from v = 0; and how far the masses lie apart.
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -107,9 +105,9 @@ def potentials_kernel(
     b_largest, b_smallest = float("-inf"), float("inf")
     for first in range(0, n, BLOCK_N):
         column = first + tl.arange(0, BLOCK_N)
-        log_b = _column_masses(log_column_mass, item, column, n, columns, SALAD)
+        log_b = column_masses(log_column_mass, item, column, n, columns, SALAD)
         some = log_b != float("-inf")
-        s = _tile(s_item, row, column, m, n, columns)
+        s = tile_of(s_item, row, column, m, n, columns)
         peak, total = join(peak, total, tl.where(some[None, :], s, float("-inf")), 1)
         live += tl.sum(some.to(tl.float32), 0)
         b_largest, b_smallest = _spread(log_b, b_largest, b_smallest)
@@ -132,8 +130,8 @@ def potentials_kernel(
         plan = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for first in range(0, n, BLOCK_N):
             column = first + tl.arange(0, BLOCK_N)
-            log_b = _column_masses(log_column_mass, item, column, n, columns, SALAD)
-            s = _tile(s_item, row, column, m, n, columns)
+            log_b = column_masses(log_column_mass, item, column, n, columns, SALAD)
+            s = tile_of(s_item, row, column, m, n, columns)
             e, e_bin, sums, v_j = _column(s, u_i, u_bin, z, log_b)
             tl.store(v + (slot * batch + item) * n + column, v_j, mask=column < n)
             if step == iterations - 1:
@@ -159,103 +157,6 @@ def potentials_kernel(
         if step < iterations - 1:
             u_i = potential(log_a, peak, total + tl.sum(plan, 1))
             u_bin = potential(log_bin, bin_peak, bin_total)
-
-
-@triton.jit
-def _slopes(slope, row, column, m, n, p, p_bin, BIN: tl.constexpr):
-    """dL / d log P of a tile and of its dustbin row; 0 where log P is -inf."""
-    inside = (row[:, None] < m) & (column[None, :] < n)
-    g = tl.load(slope + row[:, None] * n + column[None, :], mask=inside, other=0.0)
-    g = tl.where(p == float("-inf"), 0.0, g.to(tl.float32))
-    g_bin = tl.zeros_like(p_bin)
-    if BIN:
-        g_bin = tl.load(slope + m * n + column, mask=column < n, other=0.0).to(tl.float32)
-        g_bin = tl.where(p_bin == float("-inf"), 0.0, g_bin)
-    return g, g_bin
-
-
-@triton.jit
-def _row_potential(u, log_a, log_bin, place, row, m):
-    """u_i and u_i - log a_i of an item's rows; the same of its dustbin."""
-    u_i = tl.load(u + place + row, mask=row < m, other=float("-inf"))
-    u_bin = tl.load(u + place + m)
-    return u_i, relative(u_i, log_a), u_bin, relative(u_bin, log_bin)
-
-
-@triton.jit
-def gradient_kernel(
-    scores, log_row_mass, log_column_mass, dustbin, num_columns, u, v, before, num_iterations, slope,
-    d_u, d_v, d_scores, batch, m, n, iterations, dustbin_stride,
-    HAS_COLUMNS: tl.constexpr, SALAD: tl.constexpr, BIN: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """d_u (T, B, m + 1), d_v (T, B, n) and dS (B, m, n) of the slope of log P; `before`: v one earlier.
-
-    Per iteration, the last first: d_v = [last] sum_i G - sum_i R d_u (of the later iteration), then
-    d_u = [last] sum_j G - sum_j Q d_v, with Q = exp(S + u + v - log b), R = exp(S + u + before - log a).
-    """
-    item = tl.program_id(0).to(tl.int64)
-    columns = count_of(num_columns, item, n, HAS_COLUMNS)
-    z = tl.load(dustbin + item * dustbin_stride).to(tl.float32)
-    row = tl.arange(0, BLOCK_M)
-    log_a, log_bin = _row_masses(log_row_mass, item, row, m, columns, SALAD)
-    steps = iterations
-    if SALAD == 0:
-        steps = tl.load(num_iterations + item)
-    bins = m + 1 if BIN else m
-    s_item, g_item = scores + item * m * n, slope + item * bins * n
-    later, later_bin = tl.zeros([BLOCK_M], tl.float32), 0.0  # d_u of the later iteration
-    for back in range(steps):
-        step = steps - 1 - back
-        place = step * batch + item
-        u_i, _r, u_bin, _r_bin = _row_potential(u, log_a, log_bin, place * (m + 1), row, m)
-        above = (place + tl.where(back == 0, 0, batch)) * (m + 1)
-        _u, r_i, _u_bin, r_bin = _row_potential(u, log_a, log_bin, above, row, m)
-        sums = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        bin_sum = 0.0
-        for first in range(0, n, BLOCK_N):
-            column = first + tl.arange(0, BLOCK_N)
-            log_b = _column_masses(log_column_mass, item, column, n, columns, SALAD)
-            v_j = tl.load(v + place * n + column, mask=column < n, other=float("-inf"))
-            q_j = relative(v_j, log_b)
-            s = _tile(s_item, row, column, m, n, columns)
-            if back == 0:
-                p = s + u_i[:, None] + v_j[None, :]
-                g, g_bin = _slopes(g_item, row, column, m, n, p, z + u_bin + v_j, BIN)
-                d_v_j = tl.sum(g, 0) + g_bin
-                sums += g
-                bin_sum += tl.sum(g_bin, 0)
-            else:
-                share = exp(s + r_i[:, None] + v_j[None, :]) * later[:, None]
-                d_v_j = -tl.sum(share, 0) - exp(z + r_bin + v_j) * later_bin
-            tl.store(d_v + place * n + column, d_v_j, mask=column < n)
-            sums -= exp(s + u_i[:, None] + q_j[None, :]) * d_v_j[None, :]
-            bin_sum -= tl.sum(exp(z + u_bin + q_j) * d_v_j, 0)
-        later, later_bin = tl.sum(sums, 1), bin_sum
-        tl.store(d_u + place * (m + 1) + row, later, mask=row < m)
-        tl.store(d_u + place * (m + 1) + m, later_bin)
-    tl.debug_barrier()  # the slopes are read by other threads than those that wrote them
-    for first in range(0, n, BLOCK_N):
-        column = first + tl.arange(0, BLOCK_N)
-        log_b = _column_masses(log_column_mass, item, column, n, columns, SALAD)
-        s = _tile(s_item, row, column, m, n, columns)
-        g = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-        for back in range(steps):
-            place = (steps - 1 - back) * batch + item
-            u_i, r_i, u_bin, _r_bin = _row_potential(u, log_a, log_bin, place * (m + 1), row, m)
-            v_j = tl.load(v + place * n + column, mask=column < n, other=float("-inf"))
-            w_j = tl.load(before + place * n + column, mask=column < n, other=float("-inf"))
-            d_v_j = tl.load(d_v + place * n + column, mask=column < n, other=0.0)
-            d_u_i = tl.load(d_u + place * (m + 1) + row, mask=row < m, other=0.0)
-            if back == 0:
-                p = s + u_i[:, None] + v_j[None, :]
-                slopes, _g_bin = _slopes(g_item, row, column, m, n, p, z + u_bin + v_j, BIN)
-                g += slopes
-            g -= exp(s + u_i[:, None] + relative(v_j, log_b)[None, :]) * d_v_j[None, :]
-            g -= exp(s + r_i[:, None] + w_j[None, :]) * d_u_i[:, None]
-        inside = (row[:, None] < m) & (column[None, :] < n)
-        place = d_scores + item * m * n + row[:, None] * n + column[None, :]
-        tl.store(place, g.to(d_scores.dtype.element_ty), mask=inside)
 
 
 # ---------------------------------------------------------------------------------------------- launchers
@@ -285,22 +186,3 @@ def item_forward(
         HAS_COLUMNS=int(num_columns is not None), SALAD=int(masses is None),
         HAS_OUT=int(out is not None), **blocks(m, masses is None),
     )  # fmt: skip
-
-
-def item_gradient(
-    scores: Tensor, masses: tuple[Tensor, Tensor] | None, dustbin: Tensor,
-    num_columns: Tensor | None, u: Tensor, v: Tensor, before: Tensor,
-    num_iterations: Tensor | None, slope: Tensor, d_scores: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fills dS; d_u (T, B, m + 1) and d_v (T, B, n), which add up to the gradients of the masses. That of
-    the dustbin is 0: a constant on a row of scores is taken up by its u at once."""
-    batch, m, n = scores.shape
-    a, b = masses or (scores, scores)
-    d_u, d_v = torch.zeros_like(u), torch.zeros_like(v)
-    gradient_kernel[(batch,)](
-        scores, a, b, dustbin, scores if num_columns is None else num_columns, u, v, before,
-        u if num_iterations is None else num_iterations, slope, d_u, d_v, d_scores, batch, m, n,
-        len(u), min(1, dustbin.dim()), HAS_COLUMNS=int(num_columns is not None),
-        SALAD=int(masses is None), BIN=int(slope.shape[1] == m + 1), **blocks(m, False),
-    )  # fmt: skip
-    return d_u, d_v

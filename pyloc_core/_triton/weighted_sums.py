@@ -182,4 +182,4 @@ def weighted_slopes(
         HAS_COLUMNS=int(num_columns is not None), HAS_U=int(u is not None),
         RESIDUAL=int(residual), **options,
     )  # fmt: skip
-    return d_scores, d_features, mass.sum(1)
+    return d_scores, d_features, mass.sum(1) if residual else mass[:, 0]
