@@ -8,11 +8,11 @@ Each configuration runs in a process of its own, in turn, `rounds` times; the fa
 other work on the machine only slows down. The photos are those of the map, repeated: what counts is the
 work per photo, not the accuracy. Workers have one native thread each, unless the name says otherwise.
 
-start: from asking the engine (Ray is up by then; `ray` is what that took) to the first answers.
-rate: photos per second from the first answers to the last. cpu: processor seconds per photo in the same
-span, of the workers, and of all else (this process, Ray's daemons); other work hardly changes them.
-memory: of the largest worker when three quarters are done, MB; PSS shares a page among the processes
-that map it.
+start: from asking the engine (Ray is up by then; `Ray up` is what that took) to the first answers;
+total: to the last. photos/s: by the workers' clocks, from when each has done its first batch. CPU:
+processor seconds per photo, of the workers after their first batch, and of all else (this process, Ray's
+daemons); work of others on the machine changes them less than it changes the rate. Memory in MB, of the
+largest worker in the second half of the list; PSS shares a page among the processes that map it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,10 @@ def family() -> dict[int, tuple[float, str]]:
     return {p: known[p][1:] for p in members if p in known}
 
 
-def workers_of(engine: str, members: dict[int, tuple[float, str]]) -> list[int]:
-    if engine == "local":
-        return [os.getpid()]
-    return [p for p, (_, name) in members.items() if "MapWorker(MapBatches(_Actor))" in name]
-
-
-def memory(pid: int, map_file: str) -> dict[str, float]:
-    """MB: resident and proportional, of the process and of the mapped map in it."""
+def memory(map_file: str) -> dict[str, float]:
+    """MB: resident and proportional, of this process and of the mapped map in it."""
     total, mapped, inside = [0.0, 0.0], [0.0, 0.0], False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+    for line in Path("/proc/self/smaps").read_text().splitlines():
         words = line.split()
         if "-" in words[0] and not words[0].endswith(":"):
             inside = line.endswith(map_file)
@@ -82,17 +77,42 @@ def memory(pid: int, map_file: str) -> dict[str, float]:
     return {"rss": total[0], "pss": total[1], "map_rss": mapped[0], "map_pss": mapped[1]}
 
 
+@dataclass(frozen=True)
+class ProbedJob:
+    """A job whose worker tells, with each batch, its processor time and its memory."""
+
+    inner: Any
+    map_file: str
+    count: int
+    batch_size: int = 4
+
+    def start(self, num_threads: int | None) -> Any:
+        worker = self.inner.start(num_threads)
+
+        def probed(queries: Any) -> Any:
+            answers = worker(queries)
+            probe: dict[str, Any] = {"pid": os.getpid(), "cpu": time.process_time()}
+            probe["time"] = time.time()
+            if queries[0].index >= self.count / 2:
+                probe["memory"] = memory(self.map_file)
+            return [replace(a, record=a.record | {"probe": probe}) for a in answers]
+
+        return probed
+
+    def failed(self, query: Any, error: str) -> Any:
+        return self.inner.failed(query, error)
+
+
 def measure(name: str, workers: int, threads: int, folder: Path, photos: int) -> dict[str, Any]:
     """One configuration, in this process."""
     from pyloc_core.localization.batch import CameraSource, LocalizeJob
     from pyloc_core.localization.engine import LocalEngine, limit_threads
-    from pyloc_core.localization.journal import MemoryStore
     from pyloc_core.localization.work_list import make_queries
 
     listed = sorted((folder / "images").iterdir())
     queries = make_queries([(path, None) for path in (listed * photos)[:photos]])
-    job, store = LocalizeJob(str(folder / "map"), CameraSource()), MemoryStore()
-    marks: list[tuple[float, int, dict[int, tuple[float, str]]]] = []
+    map_file = str(folder / "map" / "map.safetensors")
+    job = ProbedJob(LocalizeJob(str(folder / "map"), CameraSource()), map_file, photos)
     result: dict[str, Any] = {"load": os.getloadavg()[0], "photos": photos}
     begin = time.perf_counter()
     if name == "local":
@@ -104,25 +124,48 @@ def measure(name: str, workers: int, threads: int, folder: Path, photos: int) ->
         engine = RayEngine(workers, threads, object_store_memory=100 * 2**20).__enter__()
         result["ray"] = time.perf_counter() - begin
     start = time.perf_counter()
+    batches, times, before = [], [], {}
     for answers in engine.run(job, queries, job.batch_size):
-        store.append(answers)
-        count = len(store.answered)
-        if not marks or count == photos:
-            marks.append((time.perf_counter(), count, family()))
-        if "memory" not in result and count >= photos * 3 / 4:  # while all workers are at work
-            pids = workers_of(name, family())
-            result["memory"] = [memory(p, str(folder / "map" / "map.safetensors")) for p in pids]
-    (t0, n0, before), (t1, n1, after) = marks
-    used = {p: seconds - before.get(p, (0.0, ""))[0] for p, (seconds, _) in after.items()}
-    own = sum(used[p] for p in pids if p in used)
-    succeeded = sum(store.read(q.index).success for q in queries)
+        times.append(time.perf_counter())
+        batches.append([answer.record for answer in answers])
+        before = before or family()
+        if sum(map(len, batches)) == photos:
+            after = family()
+    records = [record for batch in batches for record in batch]
+    probes = [(record["probe"], len(batch)) for batch in batches for record in batch[:1]]
+    pids = {probe["pid"] for probe, _ in probes}
+    others = sum(after[p][0] - before[p][0] for p in after if p in before and p not in pids)
+    told = [probe["memory"] for probe, _ in probes if "memory" in probe]
     result |= {
-        "start": t0 - start, "rate": (n1 - n0) / (t1 - t0), "localized": succeeded,
-        "cpu": own / (n1 - n0), "cpu_else": (sum(used.values()) - own) / (n1 - n0),
+        "start": times[0] - start, "total": times[-1] - start, "rate": rate(probes),
+        "localized": sum(record["success"] for record in records), "processes": len(pids),
+        "cpu": processor_seconds(probes), "cpu_else": others / (photos - len(batches[0])),
+        "memory": {key: max(each[key] for each in told) for key in told[0]},
     }  # fmt: skip
+    result["memory"]["map_pss"] = min(each["map_pss"] for each in told)
     if name == "ray":
         engine.__exit__()
     return result
+
+
+def rate(probes: list[tuple[dict[str, Any], int]]) -> float:
+    """Photos per second by the workers' clocks, from when each has done its first batch."""
+    first: dict[int, float] = {}
+    for probe, _ in probes:
+        first[probe["pid"]] = min(probe["time"], first.get(probe["pid"], probe["time"]))
+    start = max(first.values())
+    later = [(probe["time"], count) for probe, count in probes if probe["time"] > start]
+    return sum(count for _, count in later) / (max(at for at, _ in later) - start)
+
+
+def processor_seconds(probes: list[tuple[dict[str, Any], int]]) -> float:
+    """Per photo, over all processes, each after its first batch."""
+    seconds, photos = 0.0, 0
+    for pid in {probe["pid"] for probe, _ in probes}:
+        own = sorted((probe["cpu"], count) for probe, count in probes if probe["pid"] == pid)
+        seconds += own[-1][0] - own[0][0]
+        photos += sum(count for _, count in own[1:])
+    return seconds / max(1, photos)
 
 
 def build(data: Path | None, folder: Path) -> None:
@@ -139,16 +182,16 @@ def build(data: Path | None, folder: Path) -> None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| engine | workers | threads each | Ray up, s | start, s | photos/s | against local 1 | "
-        "CPU s/photo | elsewhere | RSS | PSS | map RSS | map PSS | load |",
-        "|---|" + "---|" * 13,
+        "| engine | workers | threads each | Ray up, s | start, s | total, s | photos/s | against local 1 | "
+        "CPU s/photo | of all else | RSS | PSS | map RSS | map PSS | load |",
+        "|---|" + "---|" * 14,
     ]
     base = rows[0]["rate"]
     for row in rows:
-        shared = [max(m[k] for m in row["memory"]) for k in ("rss", "pss", "map_rss", "map_pss")]
+        shared = [row["memory"][key] for key in ("rss", "pss", "map_rss", "map_pss")]
         up = f"{row['ray']:.1f}" if "ray" in row else ""
         cells = [
-            row["engine"], row["workers"], row["threads"], up, f"{row['start']:.2f}",
+            row["engine"], row["workers"], row["threads"], up, f"{row['start']:.1f}", f"{row['total']:.1f}",
             f"{row['rate']:.2f}", f"{row['rate'] / base:.2f}", f"{row['cpu']:.3f}",
             f"{row['cpu_else']:.3f}", *(f"{value:.0f}" for value in shared), f"{row['load']:.1f}",
         ]  # fmt: skip
