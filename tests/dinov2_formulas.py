@@ -11,6 +11,11 @@ import numpy as np
 import torch
 
 
+def noise(seed: int, *shape: int) -> Any:
+    """Normal values that depend on the seed alone."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def normed(x: Any, p: dict[str, Any], name: str) -> Any:
     centred = x - x.mean(-1, keepdim=True)
     scale = (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()

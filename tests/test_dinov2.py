@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dinov2_formulas import positions_by_hand, tokens_by_hand  # noqa: E402
+from dinov2_formulas import noise, positions_by_hand, tokens_by_hand  # noqa: E402
 
 from pyloc_core import models  # noqa: E402
 from pyloc_core.models.dinov2 import SIZES, DINOv2, ViTSize  # noqa: E402
@@ -31,10 +31,6 @@ def vit() -> Any:
     return model
 
 
-def pixels(seed: int, *shape: int) -> Any:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("grid", [(4, 7), (23, 23), (5, 2), (41, 30)])
 def test_positions_are_resized_with_the_published_scale(vit: Any, grid: tuple[int, int]) -> None:
     found = vit.position(*grid).detach()[0]
@@ -48,7 +44,7 @@ def test_positions_as_stored_for_the_stored_grid_alone(vit: Any) -> None:
 
 
 def test_forward_against_the_formulas_in_float64(vit: Any) -> None:
-    images = pixels(1, 2, 3, 42, 70)
+    images = noise(1, 2, 3, 42, 70)
     with torch.inference_mode():
         found, token = vit(images)
     assert found.shape == (2, 24, 3, 5) and token.shape == (2, 24)
@@ -59,7 +55,7 @@ def test_forward_against_the_formulas_in_float64(vit: Any) -> None:
 
 
 def test_taps_are_the_tokens_after_each_block(vit: Any) -> None:
-    images = pixels(2, 1, 3, 28, 42)
+    images = noise(2, 1, 3, 28, 42)
     with torch.inference_mode():
         x = vit.embed(images)
         after = []
@@ -72,7 +68,7 @@ def test_taps_are_the_tokens_after_each_block(vit: Any) -> None:
             assert torch.equal(patches.flatten(2).transpose(1, 2), expected[:, 1:])
         ((patches, token),) = vit.intermediate(images, [0])
         assert torch.equal(token, vit.norm(after[0])[:, 0])
-    for bad in ([], [4], [-1]):
+    for bad in ([], [4], [-1], [1.0], "1"):
         with pytest.raises(ValueError, match="taps must name blocks 0 to 3"):
             vit.intermediate(images, bad)
 
@@ -80,7 +76,7 @@ def test_taps_are_the_tokens_after_each_block(vit: Any) -> None:
 @pytest.mark.parametrize("trainable", [0, 1, 4, None])
 def test_gradients_reach_the_last_blocks_and_no_others(trainable: int | None) -> None:
     model = DINOv2(TINY, seed=3, trainable_blocks=trainable)
-    images = pixels(3, 1, 3, 28, 42)
+    images = noise(3, 1, 3, 28, 42)
     patches, token = model(images)
     whole = DINOv2(TINY, seed=3)
     torch.testing.assert_close(patches, whole(images)[0])
@@ -134,9 +130,11 @@ def test_bad_sizes_and_images(vit: Any) -> None:
         DINOv2(14)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="multiple of heads"):
         DINOv2(ViTSize(10, 2, 3))
-    for bad in (5, -1):
-        with pytest.raises(ValueError, match="trainable_blocks must be 0 to 4"):
+    for bad, message in ((5, "0 to 4, got 5"), (-1, "at least 0")):
+        with pytest.raises(ValueError, match=f"trainable_blocks must be {message}"):
             DINOv2(TINY, trainable_blocks=bad)
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 0\.5"):
+        DINOv2(TINY, seed=0.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="trainable_blocks"):
         models.create("salad", backbone="vits14", trainable_blocks=2.0)
     with pytest.raises(ValueError, match="multiples of 14, got 28 x 30"):

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""SALAD: the head against its formulas, descriptors of images, checkpoints, training, heat maps."""
+"""SALAD: descriptors of images, checkpoints, training, heat maps; its head in test_salad_head.py."""
 
 from __future__ import annotations
 
 import copy
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,28 @@ pillow = pytest.importorskip("PIL.Image")
 
 import golden_parity  # noqa: E402
 from checkpoint_files import training_program  # noqa: E402
-from dinov2_formulas import tokens_by_hand  # noqa: E402
+from dinov2_formulas import noise, tokens_by_hand  # noqa: E402
 from salad_formulas import descriptor_by_hand, transport_by_hand, two_layers  # noqa: E402
 from shared_data import SHARED  # noqa: E402
 
 from pyloc_core import models  # noqa: E402
+from pyloc_core.models.dinov2 import SIZES, ViTSize  # noqa: E402
 from pyloc_core.models.salad.head import HEADS, SALADHead  # noqa: E402
 from pyloc_core.models.salad.heat_map import draw_heat_map  # noqa: E402
 
-SMALL = {"backbone": "vits14", **HEADS["512+32"], "hidden": 48, "size": 84}
+# A transformer of the usual depth, so narrow that it takes no time.
+SMALL = {"backbone": "tiny", **HEADS["512+32"], "hidden": 48, "size": 84}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    SIZES["tiny"] = ViTSize(48, 12, 3)
+    yield
+    del SIZES["tiny"]
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
+def model(tiny: None) -> Any:
     return models.create("salad", seed=2, **SMALL)
 
 
@@ -42,110 +52,14 @@ def picture(seed: int, height: int, width: int) -> np.ndarray:
     return noisy.clip(0, 255).astype(np.uint8)
 
 
-def noise(seed: int, *shape: int) -> Any:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"token_dim": 0, "num_clusters": 3, "cluster_dim": 5},
-        {**HEADS["512+32"], "iterations": 7},
-        HEADS["2048+64"],
-    ],
-)
-def test_head_against_the_formulas_in_float64(options: dict[str, int]) -> None:
-    head = SALADHead(20, seed=4, **options).eval()
-    with torch.no_grad():
-        head.dust_bin.fill_(0.7)
-        for name, parameter in head.named_parameters():
-            if name.endswith("bias"):
-                parameter.copy_(noise(len(name), *parameter.shape))
-    patches, token = noise(1, 2, 20, 8, 13), noise(2, 2, 20)
-    with_token = options.get("token_dim", 256) > 0
-    with torch.inference_mode():
-        found = head(patches, token if with_token else None)
-        logs = head.log_assignment(patches)
-    assert found.shape == (2, head.descriptor_size)
-    state = head.state_dict()
-    steps = options.get("iterations", 3)
-    for b in range(2):
-        expected = descriptor_by_hand(state, patches[b], token[b], steps)
-        np.testing.assert_allclose(found[b], expected, atol=2e-6)
-        scores = two_layers(patches[b].double().flatten(1).numpy(), state, "score", 3)
-        p = transport_by_hand(scores, 0.7, steps)
-        np.testing.assert_allclose(logs[b], np.log(p), atol=2e-4)
-    torch.testing.assert_close(logs.exp().sum(1), torch.ones(2, 104))
-    if with_token:  # one unit vector beside m of them
-        share = found[:, : head.token_dim].norm(dim=1)
-        torch.testing.assert_close(share, torch.full((2,), (1 + head.num_clusters) ** -0.5))
-
-
-def test_sizes_of_the_thesis() -> None:
-    """It prints 15 clusters of 32 for 512 values."""
-    assert {name: SALADHead(8, **options).descriptor_size for name, options in HEADS.items()} == {
-        "8192+256": 8448, "2048+64": 2112, "512+32": 544,
-    }  # fmt: skip
-
-
-def test_the_score_of_the_dustbin_moves_nothing() -> None:
-    """Rows are updated first, which takes up what is constant along a row: z has no gradient."""
-    head = SALADHead(8, **HEADS["512+32"]).eval()
-    patches, token = noise(1, 2, 8, 6, 6), noise(2, 2, 8)
-    before = head(patches, token)
-    (gradient,) = torch.autograd.grad(before.cumsum(1).square().sum(), [head.dust_bin])
-    assert abs(float(gradient)) < 1e-3
-    with torch.no_grad():
-        head.dust_bin.fill_(-6.0)
-    torch.testing.assert_close(head(patches, token), before, atol=1e-6, rtol=0)
-
-
-def test_head_refuses_what_it_cannot_assign() -> None:
-    head = SALADHead(8, **HEADS["512+32"]).eval()
-    with pytest.raises(ValueError, match="more patches than clusters, got 4 x 4 patches for 16"):
-        head(noise(1, 1, 8, 4, 4), noise(2, 1, 8))
-    assert torch.isfinite(head(noise(1, 1, 8, 17, 1), noise(2, 1, 8))).all(), "one for the dustbin"
-    with pytest.raises(ValueError, match=r"patches must be \(B, 8, h, w\), got \(1, 9, 5, 5\)"):
-        head(noise(1, 1, 9, 5, 5), noise(2, 1, 8))
-    with pytest.raises(ValueError, match="token_dim 32 was given no token"):
-        head(noise(1, 1, 8, 5, 5))
-    with pytest.raises(ValueError, match="num_clusters must be an int of 1 or more, got 0"):
-        SALADHead(8, num_clusters=0)
-
-
-def test_head_trains_on_any_backbone() -> None:
-    """Gradients of all parameters in float64 against finite differences; dropout in training alone."""
-    head = (
-        SALADHead(6, num_clusters=3, cluster_dim=4, token_dim=2, hidden=5, seed=1).eval().double()
-    )
-    patches, token = noise(3, 2, 6, 3, 4).double(), noise(4, 2, 6).double()
-    direction = noise(5, 2, head.descriptor_size).double()
-    parameters = dict(head.named_parameters())
-    loss = (head(patches, token) * direction).sum()
-    gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values()))))
-    for name, parameter in parameters.items():
-        step = 1e-6 * noise(6, *parameter.shape).double()
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                parameter += sign * step
-                values.append(float((head(patches, token) * direction).sum()))
-                parameter -= sign * step
-        change = float((gradients[name] * step).sum())
-        assert (values[0] - values[1]) / 2 == pytest.approx(change, rel=1e-4, abs=1e-13), name
-    drawn = [head.train()(patches, token) for _ in range(2)]
-    assert not torch.allclose(drawn[0], drawn[1])
-
-
 def test_descriptors_of_a_batch_are_those_of_single_images(model: Any, tmp_path: Path) -> None:
     images = [picture(seed, 60 + 9 * seed, 90) for seed in range(3)]
-    pillow.fromarray(images[1]).save(tmp_path / "one.png")
+    pillow.fromarray(images[1]).save(tmp_path / "Zürich 東京.png")
     singles = np.stack([model.global_descriptor(image) for image in images])
     assert singles.shape == (3, 544) and singles.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(singles, axis=1), 1, atol=1e-6)
     assert (singles @ singles.T)[~np.eye(3, dtype=bool)].max() < 0.999, "they differ"
-    mixed = [images[0], tmp_path / "one.png", images[2]]
+    mixed = [images[0], tmp_path / "Zürich 東京.png", images[2]]
     for size in (1, 2, 16):
         batched = model.global_descriptors((image for image in mixed), batch_size=size)
         np.testing.assert_allclose(batched, singles, atol=1e-6)
@@ -227,8 +141,14 @@ def test_bad_images_and_options(model: Any, tmp_path: Path) -> None:
     for one in ("photo.jpg", picture(1, 40, 40)):
         with pytest.raises(TypeError, match="global_descriptor takes one"):
             model.global_descriptors(one)
-    with pytest.raises(ValueError, match="batch_size"):
-        model.global_descriptors([], batch_size=0)
+    for bad, kind in ((0, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(kind, match="batch_size must be"):
+            model.global_descriptors([], batch_size=bad)
+    with pytest.raises(TypeError, match="images must be a list of images, got NoneType"):
+        model.global_descriptors(None)
+    for bad in (torch.ones(1, 3, 84, 84, dtype=torch.uint8), np.ones((1, 3, 84, 84))):
+        with pytest.raises(TypeError, match="images must be a tensor of floating point"):
+            model(bad)
     with pytest.raises(ValueError, match="more patches than clusters, got 2 x 8 patches"):
         model(torch.ones(1, 3, 28, 112))
     for bad in (320, 0, (322, 10), (14,), 3.5, True):
@@ -282,7 +202,7 @@ def test_backbone_alone_is_loaded_for_training(model: Any, tmp_path: Path) -> No
     assert start.load_backbone(tmp_path / "dinov2_vits14_pretrain.pth") is start
     assert all(torch.equal(v, model.vit.state_dict()[k]) for k, v in start.vit.state_dict().items())
     assert all(torch.equal(v, before[k]) for k, v in start.aggregator.state_dict().items())
-    with pytest.raises(ValueError, match=r"DINOv2 vits14: .*unexpected: aggregator\.dust_bin"):
+    with pytest.raises(ValueError, match=r"DINOv2 tiny: .*unexpected: aggregator\.dust_bin"):
         start.load_backbone(model.state_dict())
 
 
@@ -341,6 +261,10 @@ def test_drawn_heat_map_has_the_weights_where_the_patches_are() -> None:
             draw_heat_map(image, bad)
     with pytest.raises(ValueError, match="hottest"):
         draw_heat_map(image, weights, hottest=0.0)
+    with pytest.raises(TypeError, match="hottest"):
+        draw_heat_map(image, weights, hottest="most")
+    learned = torch.from_numpy(weights).requires_grad_()
+    assert np.array_equal(draw_heat_map(image, learned), drawn)
 
 
 GOLDEN = SHARED / "golden"

@@ -78,8 +78,11 @@ def test_the_command_on_descriptors(nordland, tmp_path) -> None:
     assert (tmp_path / "c.png").is_file() and (tmp_path / "s.png").is_file()
 
 
-def test_the_command_on_a_network(tmp_path) -> None:
+def test_the_command_on_a_network(tmp_path, monkeypatch) -> None:
     pytest.importorskip("torch")
+    from pyloc_core.models import dinov2
+
+    monkeypatch.setitem(dinov2.SIZES, "vitb14", dinov2.ViTSize(48, 4, 3))
     Image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(1)
     for side in ("queries", "database"):

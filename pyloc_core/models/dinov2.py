@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyloc_core import _checks
 from pyloc_core.models.checkpoint import fit_state, read_checkpoint
 from pyloc_core.models.network import initialise
 
@@ -141,8 +142,9 @@ class DINOv2(nn.Module):
             Block(channels, self.size.heads) for _ in range(self.size.depth)
         )
         self.norm = nn.LayerNorm(channels, eps=1e-6)
+        seed = _checks.integer("seed", seed, 0)
         initialise(self, seed)
-        generator = torch.Generator().manual_seed(int(seed) + 1)
+        generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
             self.cls_token.normal_(0.0, 0.02, generator=generator)
             self.pos_embed.normal_(0.0, 0.02, generator=generator)
@@ -152,9 +154,8 @@ class DINOv2(nn.Module):
         depth = self.size.depth
         if trainable_blocks is None:
             return None
-        if isinstance(trainable_blocks, bool) or not isinstance(trainable_blocks, int):
-            raise TypeError(f"trainable_blocks must be an int or None, got {trainable_blocks!r}")
-        if not 0 <= trainable_blocks <= depth:
+        trainable_blocks = _checks.integer("trainable_blocks", trainable_blocks, 0)
+        if trainable_blocks > depth:
             raise ValueError(f"trainable_blocks must be 0 to {depth}, got {trainable_blocks}")
         self.requires_grad_(False)
         if trainable_blocks:
@@ -180,7 +181,10 @@ class DINOv2(nn.Module):
 
     def grid(self, images: Tensor) -> tuple[int, int]:
         """(rows, columns) of patches of images (B, 3, H, W). ValueError for another shape, and for sides
-        that are no multiple of 14."""
+        that are no multiple of 14; TypeError for what is no tensor of floating point."""
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"images must be a tensor of floating point, got {kind}")
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
         height, width = images.shape[2:]
@@ -230,7 +234,7 @@ class DINOv2(nn.Module):
         `normalise` applies the final norm, whatever the block. ValueError for a block that is not there.
         """
         depth = self.size.depth
-        if not taps or not all(0 <= tap < depth for tap in taps):
+        if not taps or not all(isinstance(tap, int) and 0 <= tap < depth for tap in taps):
             raise ValueError(f"taps must name blocks 0 to {depth - 1}, got {list(taps)}")
         rows, columns = self.grid(images)
         out = []

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyloc_core import _checks
 from pyloc_core.models.network import initialise
 
 
@@ -49,14 +50,21 @@ class SmallBackbone(nn.Module):
 
     def __init__(self, widths: Sequence[int] = (32, 64), *, seed: int = 0) -> None:
         super().__init__()
-        if not widths or any(isinstance(w, bool) or w < 8 or w % 8 for w in widths):
+        if not isinstance(widths, Sequence):
+            raise TypeError(f"widths must be a sequence of integers, got {widths!r}")
+        widths = [_checks.integer("widths", width, 8) for width in widths]
+        if not widths or any(width % 8 for width in widths):
             raise ValueError(f"widths must be multiples of 8, got {tuple(widths)}")
-        self.channels = int(widths[-1])
+        self.channels = widths[-1]
         self.first = nn.Conv2d(3, widths[0], 7, stride=4, padding=3)
         self.stages = nn.Sequential(*(_Stage(a, b) for a, b in zip([widths[0], *widths], widths)))
-        initialise(self, seed)
+        initialise(self, _checks.integer("seed", seed, 0))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+            raise ValueError(
+                f"images must be (B, 3, H, W) and have pixels, got {tuple(images.shape)}"
+            )
         patches = self.stages(F.relu(self.first(images)))
         return patches, patches.mean((2, 3))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyloc_core import _checks
 from pyloc_core.models.network import initialise
 from pyloc_core.ops.salad_aggregate import salad_aggregate, salad_assign
 
@@ -30,7 +31,7 @@ class SALADHead(nn.Module):
     Args:
         channels: C of the backbone.
         num_clusters, cluster_dim, token_dim: see above; `HEADS` has the published sizes. token_dim 0
-            leaves the token out.
+            leaves the token out: one that a backbone gives is not used.
         hidden: width of the layer between, in all three branches.
         dropout: share of hidden values dropped in training mode (scores and patches, not the token).
         iterations: of Sinkhorn's algorithm.
@@ -53,15 +54,14 @@ class SALADHead(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("channels", channels, 1), ("num_clusters", num_clusters, 1),
-            ("cluster_dim", cluster_dim, 1), ("token_dim", token_dim, 0), ("hidden", hidden, 1),
-            ("iterations", iterations, 1),
-        ):  # fmt: skip
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an int of {least} or more, got {value!r}")
-        self.channels, self.num_clusters, self.iterations = channels, num_clusters, iterations
-        self.cluster_dim, self.token_dim = cluster_dim, token_dim
+        self.channels = channels = _checks.integer("channels", channels, 1)
+        self.num_clusters = num_clusters = _checks.integer("num_clusters", num_clusters, 1)
+        self.cluster_dim = cluster_dim = _checks.integer("cluster_dim", cluster_dim, 1)
+        self.token_dim = token_dim = _checks.integer("token_dim", token_dim, 0)
+        self.iterations = _checks.integer("iterations", iterations, 1)
+        hidden = _checks.integer("hidden", hidden, 1)
+        if _checks.number("dropout", dropout) >= 1:
+            raise ValueError(f"dropout must be below 1, got {dropout}")
         self.dust_bin = nn.Parameter(torch.tensor(1.0))
         if token_dim:
             self.token_features = nn.Sequential(
@@ -69,7 +69,7 @@ class SALADHead(nn.Module):
             )
         self.cluster_features = _two_layers(channels, hidden, cluster_dim, dropout)
         self.score = _two_layers(channels, hidden, num_clusters, dropout)
-        initialise(self, seed)
+        initialise(self, _checks.integer("seed", seed, 0))
 
     @property
     def descriptor_size(self) -> int:
@@ -96,15 +96,21 @@ class SALADHead(nn.Module):
 
     def forward(self, patches: Tensor, token: Tensor | None = None) -> Tensor:
         scores, features = self.scores(patches), self.features(patches)
-        if bool(self.token_dim) != (token is not None):
-            given = "no token" if token is None else "a token"
-            raise ValueError(f"a head with token_dim {self.token_dim} was given {given}")
-        of_token = None if token is None else _accumulated(self.token_features(token))
+        of_token = None
+        if self.token_dim:
+            if token is None:
+                raise ValueError(f"a head with token_dim {self.token_dim} was given no token")
+            if token.shape != (len(patches), self.channels):
+                expected = (len(patches), self.channels)
+                raise ValueError(f"token must be {expected}, got {tuple(token.shape)}")
+            of_token = _accumulated(self.token_features(token))
         return salad_aggregate(
             scores, features, of_token, self.dust_bin, iterations=self.iterations
         )
 
     def _checked(self, patches: Tensor) -> Tensor:
+        if not isinstance(patches, Tensor):
+            raise TypeError(f"patches must be a tensor, got {type(patches).__name__}")
         if patches.dim() != 4 or patches.shape[1] != self.channels:
             raise ValueError(
                 f"patches must be (B, {self.channels}, h, w), got {tuple(patches.shape)}"

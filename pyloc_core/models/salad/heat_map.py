@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pyloc_core import _arrays, _checks
 from pyloc_core._extras import require
 from pyloc_core.models.pixels import as_rgb
 
@@ -33,18 +34,19 @@ def draw_heat_map(
     Raises ValueError for other shapes, weights that are not finite or negative, `hottest` not above 0.
     """
     photo = as_rgb(image)
-    values = np.asarray(weights, np.float32)
+    values = _arrays.as_array(weights, "weights", dtype="float32", finite=False).data
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"weights must be (h, w) and not empty, got {values.shape}")
     if not np.isfinite(values).all() or values.min() < 0:
         raise ValueError("weights must be finite and not negative")
-    top = float(values.max()) if hottest is None else float(hottest)
-    if hottest is not None and not (np.isfinite(top) and top > 0):
-        raise ValueError(f"hottest must be positive and finite, got {hottest!r}")
+    if hottest is None:
+        hottest = float(values.max())
+    else:
+        hottest = _checks.number("hottest", hottest, positive=True)
     pillow = require("PIL.Image", "drawing a heat map")
     height, width = photo.shape[:2]
     resized = pillow.fromarray(values).resize((width, height), pillow.Resampling.BILINEAR)
-    level = (np.asarray(resized) / max(top, np.finfo(np.float32).tiny)).clip(0, 1)
+    level = (np.asarray(resized) / max(hottest, np.finfo(np.float32).tiny)).clip(0, 1)
     stops = np.linspace(0, 1, len(_COLOURS))
     colour = np.stack([np.interp(level, stops, _COLOURS[:, c]) for c in range(3)], -1)
     grey = photo.astype(np.float32).mean(2, keepdims=True)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyloc_core import _checks
 from pyloc_core.localization.features import Float32
 from pyloc_core.localization.images import read_image
 from pyloc_core.models.dinov2 import PATCH, DINOv2
@@ -60,10 +61,6 @@ class SALAD(Network):
         if not isinstance(backbone, str):
             raise TypeError(f"backbone must be a name, got {backbone!r}")
         self.size = _image_size(size)
-        self._config = {
-            "backbone": backbone, "num_clusters": num_clusters, "cluster_dim": cluster_dim,
-            "token_dim": token_dim, "hidden": hidden, "trainable_blocks": trainable_blocks,
-        }  # fmt: skip
         vit = DINOv2(backbone, trainable_blocks=trainable_blocks, seed=seed)
         self.backbone = nn.ModuleDict({"model": vit})  # the published names
         self.aggregator = SALADHead(
@@ -74,6 +71,12 @@ class SALAD(Network):
             hidden=hidden,
             seed=seed + 2,
         )
+        head = self.aggregator
+        self._config = {
+            "backbone": backbone, "num_clusters": head.num_clusters, "cluster_dim": head.cluster_dim,
+            "token_dim": head.token_dim, "hidden": int(hidden),
+            "trainable_blocks": vit.trainable_blocks,
+        }  # fmt: skip
         if self.size is not None and self.size[0] * self.size[1] <= num_clusters * PATCH**2:
             cells = f"{self.size[0] // PATCH} x {self.size[1] // PATCH}"
             raise ValueError(
@@ -126,8 +129,7 @@ class SALAD(Network):
         Raises ValueError for sides that are no multiple of 14, and where there are no more patches
         than clusters.
         """
-        patches, token = self.vit(images)
-        return self.aggregator(patches, token if self.aggregator.token_dim else None)
+        return self.aggregator(*self.vit(images))
 
     def assignment(self, images: Tensor) -> Tensor:
         """(B, m + 1, n) log assignment of the n patches, row by row, to m clusters and, last, the
@@ -154,8 +156,9 @@ class SALAD(Network):
         """
         if isinstance(images, (str, os.PathLike)) or getattr(images, "ndim", 4) != 4:
             raise TypeError("images must be a list of images; global_descriptor takes one")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive int, got {batch_size!r}")
+        if not isinstance(images, Iterable):
+            raise TypeError(f"images must be a list of images, got {type(images).__name__}")
+        batch_size = _checks.integer("batch_size", batch_size, 1)
         dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         found = [np.zeros((0, self.descriptor_size), np.float32)]
         with self._evaluation(), torch.autocast(self.device.type, dtype, enabled=bool(half)):
@@ -224,10 +227,13 @@ def _image_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     sides = list(size) if isinstance(size, Sequence) else [size, size]
-    if len(sides) != 2 or any(
-        isinstance(s, bool) or not isinstance(s, int) or s < PATCH or s % PATCH for s in sides
-    ):
+    try:
+        height, width = (_checks.integer("size", s, PATCH) for s in sides)
+        fits = height % PATCH == width % PATCH == 0
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
         raise ValueError(
             f"size must be a multiple of {PATCH}, or two (height, width), got {size!r}"
         )
-    return sides[0], sides[1]
+    return height, width
