@@ -120,6 +120,17 @@ def test_sinkhorn(num_valid: Any, gradient: str) -> None:
 
 
 @pytest.mark.parametrize("num_valid", [None, [8, 9], on_meta(2, dtype=torch.int32)])
+def test_superglues_assignment(num_valid: Any) -> None:
+    from pyloc_core.integrations.superglue import log_optimal_transport
+
+    scores, alpha = on_meta(2, 6, 9), on_meta()
+    log_p = log_optimal_transport(scores, alpha, 5, num_valid=(None, num_valid))
+    assert log_p.shape == (2, 7, 10) and log_p.device.type == "meta"
+    log_p.sum().backward()
+    assert scores.grad.shape == scores.shape and alpha.grad.shape == ()
+
+
+@pytest.mark.parametrize("num_valid", [None, [8, 9], on_meta(2, dtype=torch.int32)])
 def test_aggregation(num_valid: Any) -> None:
     half = torch.float16
     features, centroids = on_meta(2, 5, 9, dtype=half), on_meta(6, 5, dtype=half)
