@@ -97,7 +97,7 @@ def _with_torch(
     )
     look = scores.device.type == "cpu" and kind == "float64" and not _dispatch.traced()
     if options.check_finite or look:
-        check_values(*flat, sides, rows, columns)
+        check_values(*flat, rows, columns)
     name = "" if options.implementation == "reference" else options.implementation or ""
     rest_of_call = (
         sides,
@@ -155,9 +155,7 @@ def valid_tensor(x: Any, scores: Any, size: int, what: str) -> Any:
     return valid.to(scores.device)
 
 
-def check_values(
-    scores: Any, a: Any, b: Any, dustbin: Any, sides: int, rows: Any, columns: Any
-) -> None:
+def check_values(scores: Any, a: Any, b: Any, dustbin: Any, rows: Any, columns: Any) -> None:
     """ValueError for NaN, +inf and masses that do not balance. Waits for the device."""
     torch = _arrays.torch_module()
     named = {"scores": scores, "log_row_mass": a, "log_column_mass": b, "dustbin": dustbin}
@@ -165,18 +163,13 @@ def check_values(
         if x is not None and bool((~(x.detach() < torch.inf)).any()):
             raise ValueError(f"{name} holds NaN or +infinity")
     beyond = _dispatch.reference_module(_OP).beyond
-    m, n = scores.shape[1:]
     totals = []
-    for mass, size, valid in (
-        (a.detach().double(), m, rows),
-        (b.detach().double(), n, columns),
-    ):
+    for mass, size, valid in ((a, scores.shape[1], rows), (b, scores.shape[2], columns)):
         out = beyond(size, mass.shape[1], valid, mass.device)
-        totals.append(mass.masked_fill(out, -torch.inf).logsumexp(1))
+        totals.append(mass.detach().double().masked_fill(out, -torch.inf).logsumexp(1))
     larger = torch.maximum(*totals)
-    gap = torch.where(
-        larger == -torch.inf, 0.0, (totals[0] - larger).exp() - (totals[1] - larger).exp()
-    )
+    shares = [(total - larger).exp() for total in totals]
+    gap = torch.where(larger == -torch.inf, 0.0, shares[0] - shares[1])
     if bool((gap.abs() > _sinkhorn.BALANCE).any()):
         raise ValueError(_sinkhorn.unbalanced())
 

@@ -336,6 +336,7 @@ def test_refusals() -> None:
                 call[position].data[(0,) * call[position].ndim] = value
                 with pytest.raises(ValueError, match=name):
                     pl.sinkhorn(*call)
+    assert pl.sinkhorn(s.bfloat16().requires_grad_(), a, b, check_finite=True).requires_grad
     for scores in (s, grad, s.double()):
         with pytest.raises(ValueError, match="balance"):
             pl.sinkhorn(scores, a + 0.01, b)
