@@ -259,6 +259,33 @@ def test_properties(m: int, n: int, seed: int, spread: float, masses: float, shi
     assert torch.isfinite(masked.grad).all() and not masked.grad[~blocks].any()
 
 
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_no_nan_leaves_whatever_the_size(gradient: str) -> None:
+    """Scores up to 1e38, where float32 tells nothing apart, masses over a hundred orders."""
+    for seed in range(12):
+        g = torch.Generator().manual_seed(seed)
+        s, a, b = problem(((), 7 + seed, 19 - seed), seed, 10.0 ** (4 * (seed % 9)), 12.0 * seed)
+        s = s.clamp(-3e38, 3e38)
+        s[torch.rand(s.shape, generator=g) < 0.1 * (seed % 4)] = -torch.inf
+        leaves = [t.requires_grad_() for t in single(s, a, b)]
+        found = pl.sinkhorn(*leaves, iterations=6, gradient=gradient)
+        assert not found.isnan().any() and (found < torch.inf).all()
+        found.masked_fill(found == -torch.inf, 0.0).sum().backward()
+        assert not any(t.grad.isnan().any() for t in leaves)
+
+
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_a_factor_of_the_masses_changes_no_gradient(gradient: str) -> None:
+    slope = torch.randn(9, 11, generator=torch.Generator().manual_seed(4))
+    found = []
+    for shift in (0.0, -512.0):  # exact in float32 for what follows from it
+        s, a, b = (t.requires_grad_() for t in single(*problem(((), 9, 11), 27)))
+        pl.sinkhorn(s, a + shift, b + shift, iterations=60, gradient=gradient).backward(slope)
+        found.append((s.grad, a.grad, b.grad))
+    for plain_gradient, moved in zip(*found):
+        torch.testing.assert_close(moved, plain_gradient, rtol=1e-3, atol=2e-3)
+
+
 def test_opcheck() -> None:
     s, a, b = single(*problem(((2,), 4, 5), 19))
     pl.sinkhorn(s.clone().requires_grad_(), a, b)  # registers

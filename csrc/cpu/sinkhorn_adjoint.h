@@ -258,6 +258,9 @@ class SinkhornAdjoint {
     }
   }
 
+  // A weight is at most 1; scores too large for float32 to tell apart must not make it infinite.
+  PYLOC_INLINE static PackF weight(PackF x) { return exp_close_(min_(x, PackF(1.0f))); }
+
   // less = v - log b, and the sums over rows of exp(A + u + less), near 1.
   void column_weights() {
     for (std::int64_t c = 0; c < ld_; c += W) {
@@ -269,8 +272,7 @@ class SinkhornAdjoint {
       const float* a = it_.kernel_ + i * ld_;
       const PackF u(u_[i]);
       for (std::int64_t c = 0; c < ld_; c += W)
-        (PackF::load(sums_ + c) + exp_close_(PackF::load(a + c) + u + PackF::load(less_ + c)))
-            .store(sums_ + c);
+        (PackF::load(sums_ + c) + weight(PackF::load(a + c) + u + PackF::load(less_ + c))).store(sums_ + c);
     }
   }
 
@@ -280,15 +282,15 @@ class SinkhornAdjoint {
     PackF sum(0.0f), total(0.0f);
     for (std::int64_t c = 0; c < ld_; c += W) {
       const PackF x = PackF::load(a + c);
-      const PackF q = exp_close_(x + u + PackF::load(less_ + c)) * PackF::load(y_ + c);
+      const PackF q = weight(x + u + PackF::load(less_ + c)) * PackF::load(y_ + c);
       sum = sum + q;
-      total = total + exp_close_(x + less + PackF::load(before_ + c));
+      total = total + weight(x + less + PackF::load(before_ + c));
       (PackF::load(g + c) - q).store(g + c);
     }
     const float slope = d_u_[i] - reduce_add(sum), all = reduce_add(total);
     const PackF factor(all > 0.0f ? slope / all : 0.0f);
     for (std::int64_t c = 0; c < ld_; c += W) {
-      const PackF r = exp_close_(PackF::load(a + c) + less + PackF::load(before_ + c)) * factor;
+      const PackF r = weight(PackF::load(a + c) + less + PackF::load(before_ + c)) * factor;
       (PackF::load(g + c) - r).store(g + c);
       (PackF::load(sums_ + c) + r).store(sums_ + c);
     }

@@ -31,28 +31,31 @@ class SinkhornImplicit {
 
  private:
   static constexpr int W = PackF::kWidth;
+  static constexpr float kLeast = 1e-32f;  // sums below count as none: their reciprocals would overflow
   static constexpr int kMostSteps = 500;
   static constexpr double kResidual = 1e-12;  // squared, relative
   // A direction along which float32 cannot tell the matrix from a singular one.
   static constexpr double kCurvature = 3e-6;
 
-  // P into the memory of A; its sums.
+  // P, relative to the largest mass, into the memory of A; its sums. The gradient is the same for any factor.
   void build_plan() {
     std::memset(columns_, 0, sizeof(float) * std::size_t(ad_.ld_));
     for (std::int64_t i = 0; i < round_up(it_.m_, kSweepRows); ++i) {
       float* p = it_.kernel_ + i * ad_.ld_;
       PackF total(0.0f);
-      const PackF u(i < it_.m_ ? it_.u_[i] : kNothing);
+      const PackF shift(it_.shift_), u(i < it_.m_ ? it_.u_[i] : kNothing);
       for (std::int64_t c = 0; c < ad_.ld_; c += W) {
-        const PackF e = exp_close_(PackF::load(p + c) + u + PackF::load(it_.v_ + c));
+        // At most the column's mass, also where scores are too large for float32 to tell apart.
+        const PackF x = PackF::load(p + c) + u + PackF::load(it_.v_ + c);
+        const PackF e = exp_close_(min_(x, PackF::load(it_.log_b_ + c) + 1.0f) - shift);
         total = total + e;
         e.store(p + c);
         (PackF::load(columns_ + c) + e).store(columns_ + c);
       }
       sums_[i] = reduce_add(total);
-      inverse_root_[i] = sums_[i] > 0.0f ? 1.0f / std::sqrt(sums_[i]) : 0.0f;
+      inverse_root_[i] = sums_[i] > kLeast ? 1.0f / std::sqrt(sums_[i]) : 0.0f;
     }
-    for (std::int64_t c = 0; c < ad_.ld_; ++c) columns_[c] = columns_[c] > 0.0f ? 1.0f / columns_[c] : 0.0f;
+    for (std::int64_t c = 0; c < ad_.ld_; ++c) columns_[c] = columns_[c] > kLeast ? 1.0f / columns_[c] : 0.0f;
   }
 
   // out (ld) = P^T (w * inverse root), then out / c, then to (m) = P out * inverse root.
