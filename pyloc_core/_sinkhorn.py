@@ -146,11 +146,10 @@ def check(
         if fill.shape not in ((), leading):
             raise ValueError(f"dustbin must be a scalar or have shape {leading}, got {fill.shape}")
         fill = np.ascontiguousarray(np.broadcast_to(fill, leading).reshape(-1))
-    counts = [
-        valid_counts(x, leading, size, what)
-        for x, size, what in zip(split_valid(num_valid), shape[1:], ("rows", "columns"))
-    ]
-    return Problem(s, a, b, fill, sides, counts[0], counts[1], shape, options)
+    rows, columns = split_valid(num_valid)
+    rows = valid_counts(rows, leading, shape[1], "rows")
+    columns = valid_counts(columns, leading, shape[2], "columns")
+    return Problem(s, a, b, fill, sides, rows, columns, shape, options)
 
 
 def _with_stride(mass: np.ndarray) -> tuple[int, int]:
@@ -186,6 +185,13 @@ def run_forward(problem: Problem, keep_history: bool) -> Forward:
     status = _native.sinkhorn(problem.native(), t, *(_arrays.pointer(x) for x in out))
     raise_status(status)
     return out
+
+
+def run_plan(problem: Problem) -> np.ndarray:
+    """log P (B, M, N) alone."""
+    log_p = np.empty(problem.full, problem.scores.data.dtype)
+    raise_status(_native.sinkhorn(problem.native(), 1, _arrays.pointer(log_p), 0, 0, 0))
+    return log_p
 
 
 def run_backward(

@@ -33,7 +33,7 @@ def transport(
     problem = _sinkhorn.check(
         scores, log_row_mass, log_column_mass, dustbin, sides, num_valid, options
     )
-    log_p = _sinkhorn.run_forward(problem, False)[0]
+    log_p = _sinkhorn.run_plan(problem)
     log_p = log_p.reshape(*problem.scores.shape[:-2], *problem.full[1:])
     return as_given(log_p, problem.scores)
 
@@ -286,15 +286,13 @@ def _run_backward(
     chosen = _chosen(scores, implementation)
     call = scores, log_row_mass, log_column_mass, dustbin, dustbin_sides, num_rows, num_columns
     forward = log_assignment, u, v, num_iterations
+    if chosen == "formula":
+        formula = _dispatch.reference_module(_OP).sinkhorn_backward
+        gradients = formula(*call, *forward, d_log_assignment, implicit)
+        return tuple(x.contiguous() for x in gradients)
     if chosen != "native":
-        name = "formula" if chosen == "formula" else "launcher"
-        module = (
-            _dispatch.reference_module(_OP)
-            if name == "formula"
-            else _dispatch.device_module(_OP, chosen)
-        )
-        step = module.sinkhorn_backward if name == "formula" else module.backward
-        return tuple(x.contiguous() for x in step(*call, *forward, d_log_assignment, implicit))
+        launcher = _dispatch.device_module(_OP, chosen).backward
+        return tuple(launcher(*call, *forward, d_log_assignment, implicit))
     torch = _arrays.torch_module()
     problem = _native_problem(call, len(u), 0.0, num_threads)
     saved = (log_assignment.float(), u, v, num_iterations)

@@ -109,8 +109,8 @@ int forward(const SinkhornProblem& p, const SinkhornOutput& out) {
     const std::int64_t ran =
         item.solve(p.iterations, float(p.tolerance), last_only ? none : history, threads);
     if (ran < 0) return kSinkhornScores;
-    if (last_only) item.keep_last(history);
-    out.count[b] = std::int32_t(ran);
+    if (last_only && out.u) item.keep_last(history);
+    if (out.count) out.count[b] = std::int32_t(ran);
     write_plan(p, item, b, out.log_assignment, memory + item_floats);
     return kSinkhornDone;
   };

@@ -28,7 +28,8 @@ struct SinkhornProblem {
   int num_threads;
 };
 
-// `kept` is T: all iterations (after the last one that ran, its values again) or 1, the last.
+// `kept` is T: all iterations (after the last one that ran, its values again) or 1, the last. u and v, and
+// count, may be null.
 struct SinkhornOutput {
   std::int64_t kept;
   void* log_assignment;  // (B, M, N) in the scores' dtype; the backward pass reads float32
