@@ -77,6 +77,12 @@ def exp(x):
 
 
 @triton.jit
+def share(x):
+    """exp(x) of what is at most 0 but for rounding, which for scores beyond 1e8 is no small thing."""
+    return exp(tl.where(x > 1.0, 1.0, x))
+
+
+@triton.jit
 def finite_or_zero(peak):
     """A maximum to subtract: 0 where there is nothing."""
     return tl.where(peak == float("-inf"), 0.0, peak)

@@ -224,7 +224,13 @@ def _at_the_fixed_point(
         **_TILE,
     )  # fmt: skip
     slope = slope.float().masked_fill(log_p == -torch.inf, 0.0)
-    d_full, d_a, d_b = adjoint(plan.exp_(), slope)
+    # At most the column's mass, also where float32 does not tell scores apart; and the gradient is the same
+    # for any factor of P, so the largest entry is 1.
+    most = (problem.b.float() + 1)[:, None]
+    plan = torch.where(plan > most, most, plan)
+    peak = plan.amax((1, 2), keepdim=True)
+    plan = (plan - peak.masked_fill(peak == -torch.inf, 0.0)).exp()
+    d_full, d_a, d_b = adjoint(plan, slope)
     d_a = d_a.masked_fill(problem.a == -torch.inf, 0.0)
     d_b = d_b.masked_fill(problem.b == -torch.inf, 0.0)
     m, n = problem.m, problem.n

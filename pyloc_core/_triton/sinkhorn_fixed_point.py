@@ -17,16 +17,18 @@ from torch import Tensor
 
 _STEPS = 128  # at most; an item whose residual has fallen to rounding stands still from then on
 
+_LEAST = 1e-32  # sums below count as none: their reciprocals would overflow
+
 
 def adjoint(plan: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A' (B, M, N), (log a)' (B, M) and (log b)' (B, N) of P and G (B, M, N), float32."""
+    """A' (B, M, N), (log a)' (B, M) and (log b)' (B, N) of P, at most 1, and G (B, M, N), float32."""
     rows, columns = plan.sum(2), plan.sum(1)
-    root = rows.rsqrt().masked_fill(rows == 0, 0.0)
-    inverse = columns.reciprocal().masked_fill(columns == 0, 0.0)
+    root = rows.rsqrt().masked_fill(rows < _LEAST, 0.0)
+    inverse = columns.reciprocal().masked_fill(columns < _LEAST, 0.0)
     d_u, d_v = slope.sum(2), slope.sum(1)
     right = root * (d_u - _times(plan, d_v * inverse))
     balanced = plan * root[:, :, None] * inverse.sqrt()[:, None, :]
-    null = rows.sqrt()
+    null = rows.sqrt().masked_fill(rows < _LEAST, 0.0)
     x = root * _least_norm(balanced, right, null)
     y = inverse * (d_v - _times(plan.transpose(1, 2), x))
     return slope - plan * (x[:, :, None] + y[:, None, :]), rows * x, columns * y
@@ -52,7 +54,8 @@ def _least_norm(balanced: Tensor, right: Tensor, null: Tensor) -> Tensor:
     for _ in range(min(_STEPS, right.shape[1])):
         image = alive * direction - _times(balanced, _times(transposed, direction))
         bend = _inner(direction, image)
-        going = (bend > 0) & (size > enough)
+        # A direction that the matrix takes to rounding lies along a part of P of its own.
+        going = (bend > 1e-6 * _inner(direction, direction)) & (size > enough)
         length = torch.where(going, size / torch.where(going, bend, 1.0), 0.0)
         x = x + length * direction
         residual = residual - length * image

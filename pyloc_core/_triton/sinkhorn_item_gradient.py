@@ -15,8 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyloc_core._triton.assignment_tiles import count_of, exp, finite_or_zero, relative
+from pyloc_core._triton.assignment_tiles import count_of, exp, finite_or_zero, relative, share
 from pyloc_core._triton.sinkhorn_item import blocks, column_masses, row_masses, tile_of
+
+MOST = tl.constexpr(
+    60.0
+)  # of a logarithm of 1 / sum_j P_ij; no more where scores are beyond float32
 
 
 @triton.jit
@@ -48,12 +52,13 @@ def _shares(s, u_i, r_i, v_j, log_b, SALAD: tl.constexpr):
     sum of P, which the masses keep within bounds.
     """
     if SALAD:
-        q = exp(s + u_i[:, None] + v_j[None, :])
-        ratio = tl.where(u_i == float("-inf"), 0.0, exp(r_i - finite_or_zero(u_i)))
+        q = share(s + u_i[:, None] + v_j[None, :])
+        log_ratio = r_i - finite_or_zero(u_i)
+        ratio = exp(tl.where(log_ratio > MOST, MOST, log_ratio))
         r = q * ratio[:, None]
     else:
-        q = exp(s + u_i[:, None] + relative(v_j, log_b)[None, :])
-        r = exp(s + r_i[:, None] + v_j[None, :])
+        q = share(s + u_i[:, None] + relative(v_j, log_b)[None, :])
+        r = share(s + r_i[:, None] + v_j[None, :])
     return q, r
 
 
@@ -98,10 +103,10 @@ def gradient_kernel(
                 bin_sum += tl.sum(g_bin, 0)
             q, r = _shares(s, u_i, r_i, v_j, log_b, SALAD)
             if back > 0:
-                d_v_j = -tl.sum(r * later[:, None], 0) - exp(z + r_bin + v_j) * later_bin
+                d_v_j = -tl.sum(r * later[:, None], 0) - share(z + r_bin + v_j) * later_bin
             tl.store(d_v + place * n + column, d_v_j, mask=column < n)
             sums -= q * d_v_j[None, :]
-            bin_sum -= tl.sum(exp(z + u_bin + relative(v_j, log_b)) * d_v_j, 0)
+            bin_sum -= tl.sum(share(z + u_bin + relative(v_j, log_b)) * d_v_j, 0)
         later, later_bin = tl.sum(sums, 1), bin_sum
         tl.store(d_u + place * (m + 1) + row, later, mask=row < m)
         tl.store(d_u + place * (m + 1) + m, later_bin)
@@ -129,7 +134,7 @@ def gradient_kernel(
         _u1, first_r, _u1_bin, _r1_bin = _row_potential(u, log_a, log_bin, item * (m + 1), row, m)
         first_d_u = tl.load(d_u + item * (m + 1) + row, mask=row < m, other=0.0)
         start = tl.where(log_b == float("-inf"), float("-inf"), 0.0)
-        g -= exp(s + first_r[:, None] + start[None, :]) * first_d_u[:, None]
+        g -= share(s + first_r[:, None] + start[None, :]) * first_d_u[:, None]
         inside = (row[:, None] < m) & (column[None, :] < n)
         place = d_scores + item * m * n + row[:, None] * n + column[None, :]
         tl.store(place, g.to(d_scores.dtype.element_ty), mask=inside)

@@ -22,6 +22,7 @@ from pyloc_core._triton.assignment_tiles import (
     potential,
     relative,
     score_tile,
+    share,
     tile_index,
     tiles_along,
 )  # fmt: skip
@@ -200,7 +201,7 @@ def row_gradient_kernel(
             shift = column_shift(v, log_column_mass, (slot * batch + item) * N, item, column, N)
             place = (step * batch + item) * N + column
             d_v_j = tl.load(d_v + place, mask=column < N, other=0.0)
-            sums -= tl.sum(exp(s + u_i[:, None] + shift[None, :]) * d_v_j[None, :], 1)
+            sums -= tl.sum(share(s + u_i[:, None] + shift[None, :]) * d_v_j[None, :], 1)
             if step == last:
                 p, g = log_assignment + item * M * N, d_out + item * M * N
                 sums += tl.sum(slope_tile(p, g, row, column, M, N), 1)
@@ -232,7 +233,7 @@ def column_gradient_kernel(
             log_a = tl.load(log_row_mass + item * M + row, mask=row < M, other=0.0)
             shift = relative(u_i, log_a.to(tl.float32))
             d_u_i = tl.load(d_u + ((step - 1) * batch + item) * M + row, mask=row < M, other=0.0)
-            sums -= tl.sum(exp(s + shift[:, None] + v_j[None, :]) * d_u_i[:, None], 0)
+            sums -= tl.sum(share(s + shift[:, None] + v_j[None, :]) * d_u_i[:, None], 0)
         place = ((step - 1) * batch + item) * N + column
         tl.store(d_v + place, sums, mask=column < N)
 
@@ -267,8 +268,8 @@ def score_gradient_kernel(
         d_u_i = tl.load(d_u + place * M + row, mask=row < M, other=0.0)
         d_v_j = tl.load(d_v + (place + batch) * N + column, mask=column < N, other=0.0)
         v_j = tl.load(v_before + place * N + column, mask=column < N, other=float("-inf"))
-        slope -= exp(s + u_i[:, None] + shift[None, :]) * d_v_j[None, :]
-        slope -= exp(s + relative(u_i, log_a)[:, None] + v_j[None, :]) * d_u_i[:, None]
+        slope -= share(s + u_i[:, None] + shift[None, :]) * d_v_j[None, :]
+        slope -= share(s + relative(u_i, log_a)[:, None] + v_j[None, :]) * d_u_i[:, None]
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     whole = (row < m)[:, None] & (column < n)[None, :]
     target = d_scores + item * m * n + row[:, None] * n + column[None, :]

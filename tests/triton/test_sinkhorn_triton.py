@@ -301,3 +301,31 @@ def test_dustbins_of_superglue(device: Any) -> None:
     assert worst(found[0][0], found[1][0].cpu()) < 3e-6
     for one, other in zip(found[0][1:], found[1][1:]):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [NONE, ROW])
+@pytest.mark.parametrize("scale", [1e4, 1e12, 1e32])
+def test_no_nan_leaves_whatever_the_size(sides: int, scale: float, device: Any) -> None:
+    """Scores that float32 does not tell apart, and P in parts that do not touch."""
+    given = problem((2, 9, 11), sides, 69, scale)
+    given[0][0, :, 3:6] = -torch.inf
+    slope = torch.randn(2, given[1].shape[1], 11, generator=torch.Generator().manual_seed(70))
+    for implicit in (False, True):
+        found, gradients = run(
+            given, sides, (None, None), device, 3, implicit=implicit, slope=slope
+        )
+        assert not found[0].isnan().any() and (found[0] < torch.inf).all()
+        assert all(torch.isfinite(x).all() for x in gradients)
+
+
+def test_a_factor_of_the_masses_changes_no_gradient(device: Any) -> None:
+    given = problem((1, 9, 11), NONE, 71)
+    slope = torch.randn(1, 9, 11, generator=torch.Generator().manual_seed(72))
+    for implicit in (False, True):
+        found = [
+            run([given[0], given[1] + shift, given[2] + shift, None], NONE, (None, None), device, 5,
+                implicit=implicit, slope=slope)[1]
+            for shift in (0.0, -512.0)
+        ]  # fmt: skip
+        for plain_gradient, moved in zip(*found):
+            assert torch.allclose(moved, plain_gradient, atol=2e-3)
