@@ -18,9 +18,8 @@ from torch import Tensor
 from pyloc_core._triton.assignment_tiles import count_of, exp, finite_or_zero, relative, share
 from pyloc_core._triton.sinkhorn_item import blocks, column_masses, row_masses, tile_of
 
-MOST = tl.constexpr(
-    60.0
-)  # of a logarithm of 1 / sum_j P_ij; no more where scores are beyond float32
+# Of the logarithm of 1 / sum_j P_ij; more comes only of scores that float32 does not tell apart.
+MOST = tl.constexpr(60.0)
 
 
 @triton.jit
