@@ -37,13 +37,17 @@ int threads_of(const SinkhornProblem& p) {
   return threads;
 }
 
+int threads_in_item(const SinkhornProblem& p) {
+  return p.batch == 1 && p.rows * p.columns >= kSharedItem ? threads_of(p) : 1;
+}
+
 // Runs body(b, memory, threads within the item) for every item; the first item's status that is not 0.
 template <class Body>
 int for_items(const SinkhornProblem& p, std::int64_t slot_floats, const Body& body) {
   if (p.batch == 0) return kSinkhornDone;
   const int threads = threads_of(p);
   const int outer = int(p.batch < threads ? p.batch : threads);
-  const int inner = p.batch == 1 && p.rows * p.columns >= kSharedItem ? threads : 1;
+  const int inner = threads_in_item(p);
   slot_floats = round_up(slot_floats, 16);
   Scratch<float> slots(std::size_t(slot_floats * outer));
   Scratch<int> statuses{std::size_t(p.batch)};
@@ -176,7 +180,8 @@ int backward(const SinkhornProblem& p, const SinkhornGradients& d) {
     write_gradients(p, d, b, item, adjoint, g);
     return kSinkhornDone;
   };
-  return for_items(p, item_floats + slope_floats + SinkhornAdjoint::floats(m, n, kept), one);
+  return for_items(p, item_floats + slope_floats + SinkhornAdjoint::floats(m, n, kept, threads_in_item(p)),
+                   one);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradients of sinkhorn_item.h from the slope G of log P, zero where P is.
 //
-//   SinkhornAdjoint adjoint(item, memory);     // floats(M, N, T), 64-byte aligned; after item.start
+//   SinkhornAdjoint adjoint(item, memory);     // floats(M, N, T, threads), 64-byte aligned; after item.start
 //   bool good = adjoint.unrolled(G, ran, {u, v, ...}, threads) or adjoint.implicit(G, {u, v, ...});
 //   G (M4 rows of item.ld() floats, padding zero) now holds the gradient of A; row_mass(), column_mass().
 //
@@ -15,17 +15,17 @@
 #pragma once
 
 #include "cpu/sinkhorn_item.h"
+#include "cpu/slot_pool.h"
 #include "cpu/tile_product.h"
 
 PYLOC_NAMESPACE_BEGIN
 
 class SinkhornAdjoint {
  public:
-  static std::int64_t floats(std::int64_t m, std::int64_t n, std::int64_t iterations) {
+  static std::int64_t floats(std::int64_t m, std::int64_t n, std::int64_t iterations, int threads = 1) {
     const std::int64_t rows = SinkhornItem::padded_rows(m), ld = SinkhornItem::padded_columns(n);
     return 2 * iterations * (rows + ld) + 6 * rows + (7 + SinkhornItem::blocks(m)) * ld +
-           packed_floats(kTileRows, iterations, kPanelRows) + packed_floats(n, iterations, kPanelColumns) +
-           kTileFloats;
+           packed_floats(n, iterations, kPanelColumns) + threads * slot_floats(iterations);
   }
 
   SinkhornAdjoint(SinkhornItem& item, float* memory, std::int64_t iterations)
@@ -42,9 +42,8 @@ class SinkhornAdjoint {
     float** by_column[] = {&v_, &d_v_, &d_b_, &y_, &before_, &less_, &sums_};
     for (float** p : by_column) *p = take(ld_);
     column_partial_ = take(SinkhornItem::blocks(item.m_) * ld_);
-    packed_rows_ = take(packed_floats(kTileRows, iterations, kPanelRows));
     packed_columns_ = take(packed_floats(item.n_, iterations, kPanelColumns));
-    tile_ = take(kTileFloats);
+    slots_ = memory;
   }
 
   // False when a score is NaN or +infinity.
@@ -53,7 +52,7 @@ class SinkhornAdjoint {
     if (it_.scaling_) {
       if (!it_.build(true)) return false;
       done = sweep_back(g, ran, history, threads);
-      if (done) subtract_product(g, ran);
+      if (done) subtract_product(g, ran, threads);
     }
     if (done) return true;
     if (!it_.build(false)) return false;
@@ -67,9 +66,14 @@ class SinkhornAdjoint {
  private:
   friend class SinkhornImplicit;
   static constexpr int W = PackF::kWidth;
+  static constexpr TileOperand kKind = TileOperand::kFloat32;
   static constexpr std::int64_t kTileFloats = 64 * kTileCells;  // kTileRows <= 64, in whole panels
   static std::int64_t packed_floats(std::int64_t count, std::int64_t iterations, int panel) {
     return round_up(round_up(count, panel) * 2 * iterations, 16);
+  }
+  // A thread's tile of the product, and its packed rows.
+  static std::int64_t slot_floats(std::int64_t iterations) {
+    return kTileFloats + packed_floats(kTileRows, iterations, kPanelRows);
   }
   PYLOC_INLINE static PackMask<float> alive(PackF potential) { return potential > kNothing; }
 
@@ -215,23 +219,35 @@ class SinkhornAdjoint {
   }
 
   // g -= K * (row factors)^T (column factors).
-  void subtract_product(float* g, std::int64_t ran) {
-    const std::int64_t depth = 2 * ran;
-    constexpr TileOperand kind = TileOperand::kFloat32;
+  void subtract_product(float* g, std::int64_t ran, int threads) {
+    const std::int64_t chunks = (it_.m_ + kTileRows - 1) / kTileRows;
+    SlotPool pool(threads);
     for (std::int64_t c0 = 0; c0 < it_.n_; c0 += kTileCells) {
       const std::int64_t columns = it_.n_ - c0 < kTileCells ? it_.n_ - c0 : kTileCells;
-      pack_columns(kind, {column_factors_, kFloat32, 1, ld_}, c0, columns, depth, packed_columns_);
-      for (std::int64_t i0 = 0; i0 < it_.m_; i0 += kTileRows) {
-        const std::int64_t rows = it_.m_ - i0 < kTileRows ? it_.m_ - i0 : kTileRows;
-        pack_rows(kind, {row_factors_, kFloat32, 1, rows_}, i0, rows, depth, packed_rows_);
-        tile_product(kind, packed_rows_, rows, packed_columns_, columns, depth, tile_, kTileCells);
-        for (std::int64_t i = 0; i < rows; ++i) {
-          const float *k = it_.kernel_ + (i0 + i) * ld_ + c0, *sum = tile_ + i * kTileCells;
-          float* to = g + (i0 + i) * ld_ + c0;
-          for (std::int64_t c = 0; c < round_up(columns, W); c += W)
-            (PackF::load(to + c) - PackF::load(k + c) * PackF::load(sum + c)).store(to + c);
-        }
+      pack_columns(kKind, {column_factors_, kFloat32, 1, ld_}, c0, columns, 2 * ran, packed_columns_);
+      const auto one = [&](std::int64_t chunk) {
+        const int slot = pool.acquire();
+        subtract_tile(g, ran, chunk * kTileRows, c0, columns, slots_ + slot * slot_floats(depth_ / 2));
+        pool.release(slot);
+      };
+      if (threads > 1) {
+        runtime::parallel_for(chunks, threads, one);
+      } else {
+        for (std::int64_t chunk = 0; chunk < chunks; ++chunk) one(chunk);
       }
+    }
+  }
+  void subtract_tile(float* g, std::int64_t ran, std::int64_t i0, std::int64_t c0, std::int64_t columns,
+                     float* tile) {
+    float* packed = tile + kTileFloats;
+    const std::int64_t rows = it_.m_ - i0 < kTileRows ? it_.m_ - i0 : kTileRows;
+    pack_rows(kKind, {row_factors_, kFloat32, 1, rows_}, i0, rows, 2 * ran, packed);
+    tile_product(kKind, packed, rows, packed_columns_, columns, 2 * ran, tile, kTileCells);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const float *k = it_.kernel_ + (i0 + i) * ld_ + c0, *sum = tile + i * kTileCells;
+      float* to = g + (i0 + i) * ld_ + c0;
+      for (std::int64_t c = 0; c < round_up(columns, W); c += W)
+        (PackF::load(to + c) - PackF::load(k + c) * PackF::load(sum + c)).store(to + c);
     }
   }
 
@@ -302,7 +318,7 @@ class SinkhornAdjoint {
   float top_alpha_ = 0.0f, top_beta_ = 0.0f;
   float *row_factors_, *column_factors_, *u_, *d_u_, *d_a_, *z_, *first_, *dot_;
   float *v_, *d_v_, *d_b_, *y_, *before_, *less_, *sums_, *column_partial_;
-  float *packed_rows_, *packed_columns_, *tile_;
+  float *packed_columns_, *slots_;
 };
 
 PYLOC_NAMESPACE_END
