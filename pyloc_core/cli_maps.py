@@ -29,7 +29,7 @@ def merge_maps(
     for name in called:
         if called.count(name) > 1:
             raise ValueError(f"two maps are called {name}: give different --names")
-    merged = Map.merge({name: Map.load(folder) for name, folder in zip(called, maps)})
+    merged = Map.merge({name: Map.load(m, index=False) for name, m in zip(called, maps)})
     merged.save(out)
     typer.echo(
         f"{out}: {len(merged)} points, {len(merged.image_names)} images in {len(merged.scenes)} scenes"

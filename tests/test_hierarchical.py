@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,6 +226,48 @@ def test_a_prior_belongs_to_a_scene(merged: Map) -> None:
     assert {c.scene for c in elsewhere.clusters} == {"there"}
 
 
+def test_images_that_see_no_point_take_no_place_of_a_cluster(merged: Map) -> None:
+    points = int((merged.point_scene == 0).sum())
+    last = int(merged.obs_ptr[points])
+    blind = replace(  # of the second scene images are left and no points
+        merged, xyz=merged.xyz[:points], point_ids=merged.point_ids[:points],
+        point_scene=merged.point_scene[:points], obs_ptr=merged.obs_ptr[: points + 1],
+        obs_view=merged.obs_view[:last], obs_xy=merged.obs_xy[:last], coarse=merged.coarse[:last],
+    )  # fmt: skip
+    for walls in (TEXTURES, OTHER):
+        found = Localizer(blind).localize_detailed(render(QUERY, walls), CAMERA)
+        assert [c.scene for c in found.clusters] == ["here"]
+        assert found.estimate.success == (walls is TEXTURES)
+
+
+def test_calls_from_many_threads_give_the_bits_of_one(merged: Map, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    merged.with_index().save(tmp_path)
+    photos = [render(pose, walls) for pose in (QUERY, POSES[1]) for walls in (TEXTURES, OTHER)]
+    for model in (merged, Map.load(tmp_path)):
+        one = [Localizer(model).localize(photo, CAMERA, num_threads=1) for photo in photos]
+        shared = pickle.loads(pickle.dumps(Localizer(model)))
+        with ThreadPoolExecutor(8) as pool:
+            many = list(pool.map(partial(shared.localize, camera=CAMERA), 2 * photos))
+        for a, b in zip(2 * one, many):
+            assert a.scene == b.scene and a.gain == b.gain
+            assert np.array_equal(a.cam_from_world, b.cam_from_world)
+
+
+def test_a_chain_of_images_is_one_cluster() -> None:
+    views = np.random.default_rng(1).permutation(200)
+    tracks = np.column_stack([views[:-1], views[1:]])
+    model = Map(
+        xyz=np.zeros((199, 3)), point_ids=np.arange(199), obs_ptr=2 * np.arange(200),
+        obs_view=tracks.ravel().astype(np.int32), obs_xy=np.zeros((0, 2)),
+        coarse=np.zeros((0, 1, 1)), fine=None, image_names=["x"] * 200, cameras=[CAMERA] * 200,
+        cam_from_world=np.zeros((0, 3, 4)), images=[], vocabulary=np.zeros((0, 1)),
+        global_descriptors=np.zeros((200, 0)), descriptor={},
+    )  # fmt: skip
+    (found,) = covisibility_clusters(model, np.arange(200), 1)
+    assert found.tolist() == list(range(200))
+
+
 def test_clusters_are_connected_components(rng: np.random.Generator) -> None:
     for _ in range(30):
         views, count = int(rng.integers(1, 9)), int(rng.integers(0, 40))
@@ -270,6 +317,9 @@ def test_global_descriptors_of_others(tmp_path) -> None:
     for bad, words in (([np.nan] * 8, "NaN"), ([[1.0]], r"shape \(D,\)"), ([1.0], "1 dimensions")):
         with pytest.raises(ValueError, match=words):
             Localizer(loaded, global_descriptor=told(bad)).localize(photo, CAMERA)  # type: ignore[arg-type]
+    # One that asks for luma is given it, of photos in colour as well.
+    colour = np.repeat(photo[..., None], 3, 2)
+    assert found.localize_detailed(colour, CAMERA).views.tolist() == [0]
     torch = pytest.importorskip("torch")
     tensor = told(torch.tensor([0.0, 2.0, 0, 0, 0, 0, 0, 0]))  # type: ignore[arg-type]
     assert (

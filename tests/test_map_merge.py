@@ -131,6 +131,23 @@ def test_scenes_survive_files(merged: Map, tmp_path: Path) -> None:
             Map.load(tmp_path)
 
 
+def test_a_map_whose_descriptor_tells_more_than_json_holds(tmp_path: Path) -> None:
+    network = told([0.9] + [0.0] * 7)
+    network.to_dict = lambda: {"name": "Told", "scale": np.float32(0.5), "file": tmp_path}  # type: ignore[method-assign]
+    build(global_descriptor=network).save(tmp_path)
+    loaded = Map.load(tmp_path)
+    assert Localizer(loaded, global_descriptor=network).localize(render(QUERY), CAMERA).success
+    # What cannot be written leaves the map that was there as it is.
+    before = (tmp_path / "map.safetensors").read_bytes()
+    with pytest.raises(TypeError, match="keys must be"):
+        replace(build(), descriptor={("a", 1): 2}).save(tmp_path)
+    assert (tmp_path / "map.safetensors").read_bytes() == before
+    for damaged in ("[" * 100_000, "[]", ""):
+        (tmp_path / "map.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"map\.json"):
+            Map.load(tmp_path)
+
+
 def test_a_map_of_the_first_version_is_read(parts: dict[str, Map], tmp_path: Path) -> None:
     here = parts["here"]
     here.save(tmp_path)

@@ -47,13 +47,17 @@ def test_exact_index_is_brute_force(rng, count, depth, k) -> None:
     assert found.similarities.dtype == np.float32 and found.indices.dtype == np.int64
 
 
-def test_ties_come_in_order_of_the_entries(rng) -> None:
+@pytest.mark.parametrize("gathered", [1 << 23, 33 * 7])
+def test_ties_come_in_order_of_the_entries(rng, monkeypatch, gathered) -> None:
+    monkeypatch.setattr("pyloc_core.retrieval.index._GATHERED", gathered)  # in parts: same bits
     base = unit(rng, 5, 33)
     vectors = base[rng.integers(0, 5, 900)]  # each some 180 times
     index = Index.build(vectors)
     for k in (1, 3, 50, 200, 900):
         found = index.search(base, k)
         np.testing.assert_array_equal(found.indices, brute_force(vectors, base, k)[1])
+    nothing = index.search(np.zeros((2, 33), np.float32), 4)  # equal to all
+    assert not nothing.similarities.any() and nothing.indices.tolist() == [[0, 1, 2, 3]] * 2
 
 
 def test_a_query_has_the_same_bits_in_any_company_and_on_any_threads(rng) -> None:

@@ -19,22 +19,23 @@ def covisibility_clusters(model: Map, views: Index, min_shared_points: int) -> l
     neighbours of neighbours reach (Sattler et al. 2017; Sarlin et al. 2019). Points belong to one
     scene, and so does a cluster. Clusters with more views come first, then those with earlier ones.
     """
-    count = len(views)
-    label = np.arange(count)
-    for a, b in _neighbours(model, views, min_shared_points):
-        if label[a] != label[b]:
-            label[label == max(label[a], label[b])] = min(label[a], label[b])
+    label = np.arange(len(views))
+    first, second = _neighbours(model, views, min_shared_points)
+    while (label[first] != label[second]).any():  # every view takes the least label it can reach
+        least = label.copy()
+        np.minimum.at(least, label[first], label[second])
+        np.minimum.at(least, label[second], label[first])
+        label = least[least[label]]
     groups = [views[label == one] for one in np.unique(label)]
-    return sorted(
-        groups, key=len, reverse=True
-    )  # stable: equal ones stay in order of the first view
+    return sorted(groups, key=len, reverse=True)  # stable: equal ones in order of the first view
 
 
-def _neighbours(model: Map, views: Index, least: int) -> list[tuple[int, int]]:
-    """Pairs of positions in `views` that share points, the first below the second."""
+def _neighbours(model: Map, views: Index, least: int) -> tuple[Index, Index]:
+    """Pairs of positions in `views` that share points."""
+    none = np.zeros(0, np.int64)
     seen = [model.obs_point[model.observations_of(int(view))] for view in views]
     if len(seen) < 2:
-        return []
+        return none, none
     point = np.concatenate(seen)
     member = np.repeat(np.arange(len(views)), [len(each) for each in seen])
     order = np.argsort(point, kind="stable")  # runs that are sorted already: cheap
@@ -48,7 +49,6 @@ def _neighbours(model: Map, views: Index, least: int) -> list[tuple[int, int]]:
         keys.append(member[:-step][same] * len(views) + member[step:][same])
         step += 1
     if not keys:
-        return []
+        return none, none
     pair, shared = np.unique(np.concatenate(keys), return_counts=True)
-    pair = pair[shared >= least]
-    return [(a, b) for a, b in zip(*np.divmod(pair, len(views))) if a != b]
+    return np.divmod(pair[shared >= least], len(views))

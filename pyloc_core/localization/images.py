@@ -70,6 +70,13 @@ def to_gray(image: Any) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(array, np.float32)
 
 
+def to_luma(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8 of an image that `check_image` takes; the array itself where it is that already."""
+    if image.ndim == 2 and image.dtype == np.uint8:
+        return image
+    return to_gray(image).round().clip(0, 255).astype(np.uint8)
+
+
 def fit_size(image: npt.NDArray[Any], max_size: int | None) -> npt.NDArray[Any]:
     """The image, shrunk so that no side exceeds `max_size` pixels."""
     longest = max(image.shape[:2])

@@ -122,6 +122,7 @@ class Localizer:
                 f"{camera.width} x {camera.height}"
             )
         start = None if prior is None else as_cam_from_world(prior, "prior")
+        self._scene_label(scene, start)  # an unknown one is told before the photo is described
         clock = Clock()
         pixels = fit_size(pixels, self.map.options.max_size)
         scaled = camera if pixels.shape[:2] == camera.size else camera.resized(pixels.shape[:2])
@@ -169,6 +170,9 @@ class Localizer:
         clock.lap("retrieve")
         options = self.options
         groups = covisibility_clusters(self.map, ranked, options.min_shared_points)
+        # An image that sees no point gives no pose, and takes no place of a cluster that may.
+        seeing = [g for g in groups if len(g) > 1 or len(self.map.observations_of(int(g[0])))]
+        groups = seeing or groups
         most = options.num_views if self._finds(prior) else None
         return [views[:most] for views in groups[: options.max_clusters]]
 

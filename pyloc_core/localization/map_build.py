@@ -17,7 +17,7 @@ from pyloc_core._extras import require
 from pyloc_core.camera import Camera, as_camera
 from pyloc_core.localization.features import Float32
 from pyloc_core.localization.identity import identity
-from pyloc_core.localization.images import check_image, fit_size, read_gray, read_image, to_gray
+from pyloc_core.localization.images import check_image, fit_size, read_gray, read_image, to_luma
 from pyloc_core.localization.map import Map
 from pyloc_core.localization.options import MapOptions
 from pyloc_core.localization.rootsift import DenseRootSIFT
@@ -195,7 +195,7 @@ def _describe_view(
     return _View(
         obs, xy, np.asarray(levels[0]).astype(np.float16),
         None if warps or len(levels) < 2 else np.asarray(levels[-1]).astype(np.float16),
-        camera, to_gray(image).round().clip(0, 255).astype(np.uint8) if warps else None,
+        camera, to_luma(image) if warps else None,
         whole.describe(image),
     )  # fmt: skip
 

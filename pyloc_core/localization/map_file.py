@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -60,10 +62,14 @@ def save(built: Map, folder: Path) -> None:
             for name, camera in zip(built.image_names, built.cameras)
         ],
     }
+    # As `plain` compares what descriptors say of themselves.
+    description = json.dumps(content, indent=1, default=str)
     for name in (DESCRIPTION, VECTORS):  # of an earlier map: it would not fit this one
         (folder / name).unlink(missing_ok=True)
-    _replace(folder / "map.safetensors", numpy_io.save(tensors))
-    _replace(folder / "map.json", json.dumps(content, indent=1).encode())
+    with _replacing(folder / "map.safetensors") as part:
+        numpy_io.save_file(tensors, part)
+    with _replacing(folder / "map.json") as part:
+        part.write_text(description)
     if built.index is not None:
         built.index.save(folder, source=built.retrieval_fingerprint())
 
@@ -119,9 +125,11 @@ def load(folder: Path, with_index: bool = True) -> Map:
     return replace(built, index=index)
 
 
-def _replace(path: Path, content: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write in the place of another, which it takes when it is complete."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
+    yield part
     os.replace(part, path)
 
 
@@ -130,7 +138,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{path.parent} is no map: {path.name} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} does not describe a map")

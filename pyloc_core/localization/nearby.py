@@ -16,13 +16,18 @@ from pyloc_core.pose import camera_center
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
+_AT_ONCE = 1 << 18  # values of descriptors held as float32
 
 
 def rank_by_descriptor(
     query: Float32, references: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.int64]:
     """Views, most similar first; ties in order of the views."""
-    return np.argsort(-(references.astype(np.float32) @ query), kind="stable")
+    similar = np.empty(len(references), np.float32)
+    step = max(1, _AT_ONCE // max(1, len(query)))
+    for start in range(0, len(references), step):  # a map's are float16 on disk: no copy of all
+        similar[start : start + step] = references[start : start + step].astype(np.float32) @ query
+    return np.argsort(-similar, kind="stable")
 
 
 def rank_by_prior(prior: Array, cam_from_world: Array) -> npt.NDArray[np.int64]:

@@ -56,8 +56,8 @@ class Localization:
         camera: of the photo as given.
         coarse_camera, fine_camera: over the pixels that the cells of the maps cover (`Features.camera`):
             what belongs to `coarse_maps` and `fine_maps`.
-        clusters: all that were tried, most views first; `chosen` the one whose pose was taken, -1
-            without a pose.
+        clusters: all that were tried, most views first; `chosen` the one whose coarse pose was
+            taken, -1 where none has one.
     """
 
     estimate: PoseEstimate

@@ -15,6 +15,7 @@ from pyloc_core import _arrays
 from pyloc_core.localization import vlad
 from pyloc_core.localization.features import Features, Float32
 from pyloc_core.localization.identity import plain
+from pyloc_core.localization.images import to_luma
 
 # Images the vocabulary is learned from, spread over the map.
 _VOCABULARY_IMAGES = 40
@@ -52,11 +53,13 @@ class WholeImages:
 
 
 def described_by(network: Any, image: npt.NDArray[Any]) -> Float32:
-    """(D,) unit descriptor of an image by a `GlobalDescriptor`; zeros stay zeros.
+    """(D,) unit descriptor of an image by a `GlobalDescriptor`; zeros stay zeros. An object that says
+    `in_colour = False` is given luma, of photos as of reference images.
 
     Raises ValueError when the object gives something that is no vector of finite numbers.
     """
-    vector = network.global_descriptor(image)
+    colour = getattr(network, "in_colour", True)
+    vector = network.global_descriptor(image if colour else to_luma(image))
     if _arrays.is_torch(vector):
         vector = vector.detach().cpu()
     name = f"the global descriptor of {type(network).__name__}"

@@ -81,7 +81,7 @@ class Index:
         """An index of (N, D) descriptors; arguments as of `add` and the class."""
         array = _arrays.as_array(descriptors, "descriptors", shape=("N", "D"), dtype="float32")
         made = cls(array.shape[1], options=options, **overrides)
-        made.add(descriptors, names, num_threads=num_threads)
+        made.add(array.data, names, num_threads=num_threads)
         return made
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ class Index:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         source = _arrays.as_array(queries, "queries", dtype="float32")
-        vectors = self._vectors(queries, "queries")
+        vectors = self._vectors(source.data, "queries")
         similar = np.full((len(vectors), k), -np.inf, np.float32)
         at = np.full((len(vectors), k), -1, np.int64)
         found = min(int(k), len(self))
@@ -201,12 +201,15 @@ class Index:
     def _inner_products(self, queries: Float32, rows: Int64) -> Float32:
         """(Q, k) of queries (Q, D) and entries (Q, k), each summed alone in float64."""
         out = np.empty(rows.shape, np.float32)
-        step = max(1, _GATHERED // (rows.shape[1] * self.dimension))
-        for begin in range(0, len(rows), step):
-            part = slice(begin, begin + step)
-            held = self._faiss.reconstruct_batch(np.ascontiguousarray(rows[part].ravel()))
-            held = held.reshape(*rows[part].shape, self.dimension).astype(np.float64)
-            out[part] = np.einsum("qkd,qd->qk", held, queries[part].astype(np.float64))
+        most = max(1, _GATHERED // self.dimension)  # entries at once; many where many are equal
+        wide = min(most, rows.shape[1])
+        for begin in range(0, len(rows), most // wide):
+            asked = queries[begin : begin + most // wide].astype(np.float64)
+            for left in range(0, rows.shape[1], wide):
+                part = slice(begin, begin + most // wide), slice(left, left + wide)
+                held = self._faiss.reconstruct_batch(np.ascontiguousarray(rows[part].ravel()))
+                held = held.reshape(*rows[part].shape, self.dimension).astype(np.float64)
+                out[part] = np.einsum("qkd,qd->qk", held, asked)
         return out
 
     def _approximate(self, queries: Float32, k: int) -> tuple[Float32, Int64]:
