@@ -233,10 +233,10 @@ def main() -> None:
                 known = best.get(configuration)
                 if known is None or row["rate"] > known["rate"]:
                     best[configuration] = row
-    rows = list(best.values())
+            rows = list(best.values())
+            if chosen.out:
+                chosen.out.write_text(json.dumps({"machine": data, "rows": rows}, indent=1) + "\n")
     print(table(rows))
-    if chosen.out:
-        chosen.out.write_text(json.dumps({"machine": data, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
