@@ -154,8 +154,8 @@ class PatchGradients {
       : m_(m), l_(l), kind_(multiplies_bf16(feature_dtype) ? TileOperand::kDotBf16 : TileOperand::kFloat32) {}
   std::int64_t floats() const {  // enough for either kind
     const std::int64_t rows = round_up(m_, kPanelRows), depths = round_up(l_, kPanelRows);
-    return (rows + 2) * (l_ + 2) + (depths + 2) * (m_ + 2) + kColumns * (l_ + m_ + rows + depths + 4) +
-           (m_ + 1) * W + 112;
+    return (rows + 2) * (l_ + 2) + (depths + 2) * (m_ + 2) + kColumns * (l_ + 2 * m_ + rows + depths + 5) +
+           128;
   }
   // D is d[k * cluster_stride + i * depth_stride], in m * l floats, which are overwritten.
   void place(float* memory, float* d, std::int64_t cluster_stride, std::int64_t depth_stride) {
@@ -170,8 +170,8 @@ class PatchGradients {
     weights_ = take(kColumns * (m_ + 1));
     slopes_ = take(round_up(m_, kPanelRows) * kColumns);
     tile_ = take(round_up(l_, kPanelRows) * kColumns);
-    column_ = take((m_ + 1) * W);
-    PackF(0.0f).store(column_ + m_ * W);  // the pair of the last of an odd number of clusters
+    rows_ = take((m_ + 1) * kColumns);
+    std::memset(rows_ + m_ * kColumns, 0, sizeof(float) * kColumns);  // the pair of an odd last cluster
     int dtype = kFloat32;
     if (kind_ != TileOperand::kFloat32) {
       dtype = kBFloat16;
@@ -181,20 +181,27 @@ class PatchGradients {
     pack_rows(kind_, {d, dtype, depth_stride, cluster_stride}, 0, l_, m_, by_depth_);
   }
 
-  // All patches: weigh(j, g, g_stride, column) is called for every W of them, from patch j on, with G in
-  // g[k * g_stride]; it writes their weights w_k, zero beyond the item's, to column + k * W. dF goes to
-  // d_features in the features' dtype, item by item as they lie.
+  // All patches, in blocks: weigh(first, width, g, weights) is called with G of patches [first, first +
+  // width) in g[k * kColumns] and writes their weights w_k, zero beyond the item's, to weights + k *
+  // kColumns. dF goes to d_features in the features' dtype, where the item's features lie.
   template <class Weigh>
   void run(const PatchRows& features, void* d_features, const Weigh& weigh) const {
     const std::int64_t element = features.dtype == kFloat32 ? 4 : 2;
     const char* data = static_cast<const char*>(features.data) + features.first * element;
     for (std::int64_t first = 0; first < features.count; first += kColumns) {
       const std::int64_t here = features.count - first < kColumns ? features.count - first : kColumns;
-      pack_columns(kind_, {data, features.dtype, 1, features.stride}, first, here, l_, features_);
+      const std::int64_t width = round_up(here, kPanelColumns);
+      if (features.dtype == kFloat32 && here == width) {
+        pack_floats(reinterpret_cast<const float*>(data) + first, features.stride, l_, width, features_);
+      } else {
+        pack_columns(kind_, {data, features.dtype, 1, features.stride}, first, here, l_, features_);
+      }
       tile_product(kind_, by_cluster_, m_, features_, here, l_, slopes_, kColumns);
-      for (std::int64_t j = 0; j < round_up(here, kPanelColumns); j += W) {
-        weigh(first + j, slopes_ + j, kColumns, column_);
-        pack_column(j, round_up(here, kPanelColumns));
+      weigh(first, width, slopes_, rows_);
+      if (kind_ == TileOperand::kFloat32) {
+        pack_floats(rows_, kColumns, m_, width, weights_);
+      } else {
+        pack_pairs(width);
       }
       tile_product(kind_, by_depth_, l_, weights_, here, m_, tile_, kColumns);
       for (std::int64_t i = 0; i < l_; ++i)
@@ -207,35 +214,45 @@ class PatchGradients {
           0, std::size_t((features.stride - features.count) * element));
   }
 
- private:
-  static constexpr int W = PackF::kWidth;
   static constexpr std::int64_t kColumns = 2 * kTileUnit;
 
-  // The weights of W patches, from j of `width` on, to where the product reads them (tile_pack.h).
-  void pack_column(std::int64_t j, std::int64_t width) const {
-    const std::int64_t panel = j / kPanelColumns, within = j % kPanelColumns;
-    for (std::int64_t block = 0; block < m_; block += tile_depth(kind_)) {
-      const std::int64_t end = block + tile_depth(kind_) < m_ ? block + tile_depth(kind_) : m_;
-      if (kind_ == TileOperand::kFloat32) {
-        float* to = weights_ + block * width + panel * (end - block) * kPanelColumns + within;
-        for (std::int64_t k = block; k < end; ++k, to += kPanelColumns)
-          PackF::load(column_ + k * W).store(to);
-        continue;
-      }
-      // Pairs of clusters, rounded to bfloat16, ties to even: the even one in the low half of a word.
-      const std::int64_t pairs = round_up(end - block, 2) / 2;
-      float* to = weights_ + block / 2 * width + panel * pairs * kPanelColumns + within;
-      for (std::int64_t k = block; k < end; k += 2, to += kPanelColumns) {
-        const PackI low = rounded_bits(column_ + k * W), high = rounded_bits(column_ + (k + 1) * W);
-        const PackI mask(std::int32_t(0xffff0000u));
-        const PackI moved = bit_and(shift_right(low, 16), PackI(0xffff));
-        from_bits(bit_or(moved, bit_and(high, mask))).store(to);
-      }
+ private:
+  static constexpr int W = PackF::kWidth;
+
+  // `depth` rows of `width` floats, whole panels, to where the product reads them (tile_pack.h): row by row,
+  // as they lie in memory, where pack_columns goes panel by panel.
+  static void pack_floats(const float* from, std::int64_t ld, std::int64_t depth, std::int64_t width,
+                          float* to) {
+    constexpr std::int64_t kDepth = 128;  // tile_depth of float32
+    for (std::int64_t block = 0; block < depth; block += kDepth, to += kDepth * width) {
+      const std::int64_t depths = depth - block < kDepth ? depth - block : kDepth;
+      for (std::int64_t k = 0; k < depths; ++k, from += ld)
+        for (std::int64_t j = 0; j < width; j += kPanelColumns)
+          for (std::int64_t i = 0; i < kPanelColumns; i += W)
+            PackF::load(from + j + i).store(to + j * depths + k * kPanelColumns + i);
     }
   }
+  // Pairs of clusters, rounded to bfloat16: the even one in the low half of a word.
+  void pack_pairs(std::int64_t width) const {
+    const std::int64_t depth = tile_depth(kind_);
+    float* to = weights_;
+    for (std::int64_t block = 0; block < m_; block += depth, to += depth / 2 * width) {
+      const std::int64_t end = block + depth < m_ ? block + depth : m_;
+      const std::int64_t pairs = round_up(end - block, 2) / 2;
+      for (std::int64_t k = 0; k < pairs; ++k)
+        for (std::int64_t j = 0; j < width; j += W) {
+          const float* from = rows_ + (block + 2 * k) * kColumns + j;
+          const PackI low = bit_and(shift_right(rounded_bits(from), 16), PackI(0xffff));
+          const PackI high = bit_and(rounded_bits(from + kColumns), PackI(std::int32_t(0xffff0000u)));
+          const std::int64_t panel = j / kPanelColumns, within = j % kPanelColumns;
+          from_bits(bit_or(low, high)).store(to + (panel * pairs + k) * kPanelColumns + within);
+        }
+    }
+  }
+
   std::int64_t m_, l_;
   TileOperand kind_;
-  float *by_cluster_, *by_depth_, *features_, *weights_, *slopes_, *tile_, *column_;
+  float *by_cluster_, *by_depth_, *features_, *weights_, *slopes_, *tile_, *rows_;
 };
 
 PYLOC_NAMESPACE_END

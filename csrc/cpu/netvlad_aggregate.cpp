@@ -150,20 +150,26 @@ int Backward::run(std::int64_t item, float* memory) const {
   }
   PatchGradients products(m, depth, p.feature_dtype);
   products.place(offsets + round_up(m, 16), d_residual, depth, 1);
-  const auto weigh = [&](std::int64_t j, const float* g, std::int64_t g_stride, float* column) {
-    const bool held = j < round_up(valid, W);
-    PackF total(0.0f);
+  const auto weigh = [&](std::int64_t first, std::int64_t width, const float* g, float* column) {
+    constexpr std::int64_t kColumns = PatchGradients::kColumns;
+    alignas(64) float total[kColumns] = {};
+    const std::int64_t end = round_up(valid, W) - first, held = end < width ? end : width;
     for (std::int64_t k = 0; k < m; ++k) {
-      const PackF weight = held ? PackF::load(weights + k * ld_ + j) : PackF(0.0f);
-      weight.store(column + k * W);
-      if (!held) continue;
-      const PackF d = weight * (PackF::load(g + k * g_stride) - PackF(offsets[k]));
-      d.store(slope + k * ld_ + j);
-      total = total + d;
+      const float *from = weights + k * ld_ + first, *slopes = g + k * kColumns;
+      for (std::int64_t j = 0; j < held; j += W) {
+        const PackF weight = PackF::load(from + j);
+        const PackF d = weight * (PackF::load(slopes + j) - PackF(offsets[k]));
+        weight.store(column + k * kColumns + j);
+        d.store(slope + k * ld_ + first + j);
+        (PackF::load(total + j) + d).store(total + j);
+      }
+      for (std::int64_t j = held; j < width; j += W) PackF(0.0f).store(column + k * kColumns + j);
     }
-    for (std::int64_t k = 0; k < m && held; ++k) {
-      const PackF d = PackF::load(slope + k * ld_ + j);
-      (d - PackF::load(weights + k * ld_ + j) * total).store(slope + k * ld_ + j);
+    for (std::int64_t k = 0; k < m; ++k) {
+      const float* from = weights + k * ld_ + first;
+      float* to = slope + k * ld_ + first;
+      for (std::int64_t j = 0; j < held; j += W)
+        (PackF::load(to + j) - PackF::load(from + j) * PackF::load(total + j)).store(to + j);
     }
   };
   const PatchRows features{p.features, p.feature_dtype, item * depth * n, n, valid};

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Inner products of the rows of two matrices, C = A B^T, both with their long dimension in memory order: what
 // tile_product.h would have to transpose first. Every accumulator is a vector along the rows; a block of as
-// many accumulators as there are lanes is transposed in registers and added up.
+// many accumulators as there are lanes is added up together.
 //
 //   row_products(FloatRows{}, a, a_rows, a_ld, b, b_rows, b_ld, count, out, a_step, b_step);
 //   out[i * a_step + j * b_step] = <a_i, b_j>, float32 sums
@@ -107,10 +107,12 @@ static inline __attribute__((noinline)) void dot_rows(const typename Kind::Eleme
   if (rows == kDotRows && columns == kDotColumns) {
     PackF sums[W];
     dot_block<kDotRows, kDotColumns>(Kind{}, a, a_ld, b, b_ld, count, sums);
-    transpose_groups<W>(sums);
-    for (int step = W / 2; step > 0; step /= 2)
-      for (int i = 0; i < step; ++i) sums[i] = sums[i] + sums[i + step];
-    sums[0].store(found);
+    reduce_packs(sums).store(found);
+    if (b_step == 1 && !add) {
+      for (int r = 0; r < kDotRows; ++r)
+        std::memcpy(out + r * a_step, found + r * kDotColumns, sizeof(float) * kDotColumns);
+      return;
+    }
   } else {
     for (int r = 0; r < rows; ++r)
       for (int c = 0; c < columns; ++c) {

@@ -95,19 +95,28 @@ inline void SaladBackward::split(std::int64_t item, const Memory& at) const {
 // dF, and P G.
 inline void SaladBackward::multiply(std::int64_t item, const SaladItem& t, const Memory& at) const {
   const std::int64_t m = problem_.clusters, l = problem_.depth, n = problem_.patches, ld = t.ld();
-  std::memset(at.slope, 0, sizeof(float) * std::size_t(SinkhornItem::padded_rows(m + 1) * ld));
+  for (std::int64_t i = m; i < SinkhornItem::padded_rows(m + 1); ++i)
+    std::memset(at.slope + i * ld, 0, sizeof(float) * std::size_t(ld));
   PatchGradients products(m, l, problem_.feature_dtype);
   products.place(at.products, at.sums, 1, m);
   const PatchRows features{problem_.features, problem_.feature_dtype, item * l * n, n, t.patches()};
-  products.run(features, gradients_.d_features,
-               [&](std::int64_t j, const float* g, std::int64_t g_stride, float* column) {
-                 constexpr int W = PackF::kWidth;
-                 for (std::int64_t k = 0; k < m; ++k) {
-                   const PackF weight = j < ld ? PackF::load(at.plan + k * ld + j) : PackF(0.0f);
-                   weight.store(column + k * W);
-                   if (j < ld) (weight * PackF::load(g + k * g_stride)).store(at.slope + k * ld + j);
-                 }
-               });
+  const auto weigh = [&](std::int64_t first, std::int64_t width, const float* g, float* weights) {
+    constexpr std::int64_t W = PackF::kWidth, kColumns = PatchGradients::kColumns;
+    const std::int64_t held = ld - first < width ? ld - first : width;
+    const bool last = first + kColumns >= t.patches();
+    for (std::int64_t k = 0; k < m; ++k) {
+      const float *plan = at.plan + k * ld + first, *slope = g + k * kColumns;
+      float *to = at.slope + k * ld + first, *row = weights + k * kColumns;
+      for (std::int64_t j = 0; j < held; j += W) {
+        const PackF weight = PackF::load(plan + j);
+        weight.store(row + j);
+        (weight * PackF::load(slope + j)).store(to + j);
+      }
+      for (std::int64_t j = held; j < width; j += W) PackF(0.0f).store(row + j);
+      for (std::int64_t j = held; last && j < ld - first; j += W) PackF(0.0f).store(to + j);
+    }
+  };
+  products.run(features, gradients_.d_features, weigh);
 }
 
 inline int SaladBackward::run(std::int64_t item, float* memory) const {
@@ -122,7 +131,7 @@ inline int SaladBackward::run(std::int64_t item, float* memory) const {
   split(item, at);
   multiply(item, t, at);
   SinkhornAdjoint adjoint(t.transport(), at.adjoint, problem_.iterations);
-  if (!adjoint.unrolled(at.slope, problem_.iterations, history, 1)) return cpu::kAggregateBadScores;
+  if (!adjoint.unrolled(at.slope, problem_.iterations, history, 1, true)) return cpu::kAggregateBadScores;
   for (std::int64_t i = 0; i < m; ++i)
     store_patches(problem_.score_dtype, at.slope + i * t.ld(), t.patches(), n, gradients_.d_scores,
                   (item * m + i) * n);

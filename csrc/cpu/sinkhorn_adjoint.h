@@ -46,11 +46,12 @@ class SinkhornAdjoint {
     slots_ = memory;
   }
 
-  // False when a score is NaN or +infinity.
-  bool unrolled(float* g, std::int64_t ran, const SinkhornHistory& history, int threads) {
+  // False when a score is NaN or +infinity. `solved`: the item holds what `solve` left.
+  bool unrolled(float* g, std::int64_t ran, const SinkhornHistory& history, int threads,
+                bool solved = false) {
     bool done = false;
     if (it_.scaling_) {
-      if (!it_.build(true)) return false;
+      if (!solved && !it_.build(true)) return false;
       done = sweep_back(g, ran, history, threads);
       if (done) subtract_product(g, ran, threads);
     }

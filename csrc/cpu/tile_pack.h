@@ -112,6 +112,17 @@ inline std::uint32_t pack_panel_float(const TileSource& s, std::int64_t item, in
   using E = typename Load::Element;
   const E* base = static_cast<const E*>(s.data) + item * s.item_stride + depth * s.depth_stride;
   std::uint32_t largest = 0;
+  if (sizeof(E) == 4 && s.item_stride == 1 && count == panel && panel % PackF::kWidth == 0) {
+    const auto* from = reinterpret_cast<const float*>(base);
+    PackI most(0);
+    for (std::int64_t k = 0; k < depths; ++k, from += s.depth_stride, out += panel)
+      for (int i = 0; i < panel; i += PackF::kWidth) {
+        const PackF v = PackF::load(from + i);
+        most = max_(bit_and(bits(v), PackI(0x7fffffff)), most);
+        v.store(out + i);
+      }
+    return std::uint32_t(reduce_max(most));
+  }
   if (s.item_stride == 1 || s.depth_stride != 1) {  // cells lie side by side: copy rows of the panel
     for (std::int64_t k = 0; k < depths; ++k) {
       for (int i = 0; i < count; ++i) {

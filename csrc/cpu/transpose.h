@@ -30,6 +30,19 @@ PYLOC_INLINE void transpose_groups(Pack<T>* rows) {
   }
 }
 
+// W packs to one: lane i holds the sum of the lanes of pack i, added up in the order of reduce_add. The packs
+// are overwritten.
+template <int B = Pack<float>::kWidth / 2>
+PYLOC_INLINE PackF reduce_packs(PackF* packs) {
+  constexpr auto lanes = std::make_integer_sequence<int, PackF::kWidth>();
+  for (int i = 0; i < B; ++i) {
+    exchange_blocks<B>(packs[i], packs[i + B], lanes);
+    packs[i] = packs[i] + packs[i + B];
+  }
+  if constexpr (B > 1) return reduce_packs<B / 2>(packs);
+  return packs[0];
+}
+
 // Columns of W structures of kMembers values each. Reads nothing outside them.
 template <int kMembers, class T>
 PYLOC_INLINE void load_columns(const T* structures, Pack<T> columns[kMembers]) {

@@ -72,8 +72,11 @@ bool isa_from_name(const char* name, Isa& isa) {
 
 bool has_avx512_bf16() {
 #if defined(__x86_64__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return active_isa() == Isa::kAvx512 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+  static const bool there = [] {  // asked once: a virtual machine takes microseconds to answer
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5));
+  }();
+  return there && active_isa() == Isa::kAvx512;
 #else
   return false;
 #endif
