@@ -31,11 +31,11 @@ def test_import_brings_neither_torch_nor_extras() -> None:
 
 
 def test_import_is_fast() -> None:
-    """Under 150 ms beside the start of the interpreter and NumPy; the best of five, since machines are
-    shared."""
+    """Under 150 ms of the processor beside the start of the interpreter and NumPy; the best of five.
+    Machines are shared: the time on the wall says as much about their load."""
     code = (
-        "import time, numpy; t = time.perf_counter(); import pyloc_core; "
-        "print(time.perf_counter() - t)"
+        "import time, numpy; t = time.process_time(); import pyloc_core; "
+        "print(time.process_time() - t)"
     )
     assert min(float(run_python(code)) for _ in range(5)) < 0.150
 
