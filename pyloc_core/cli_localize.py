@@ -71,6 +71,7 @@ def localize(
     """
     from pyloc_core.localization import results_file
     from pyloc_core.localization.batch import CameraSource, LocalizeJob
+    from pyloc_core.localization.map_file import FILES
     from pyloc_core.localization.photo_camera import lookup, read_priors
     from pyloc_core.localization.poses_file import SUFFIXES, write_poses
     from pyloc_core.localization.work_list import Fingerprint, fingerprint_of_files, make_queries
@@ -87,7 +88,9 @@ def localize(
     pictures, network = (None if p is None else str(p.absolute()) for p in (plot, weights))
     job = LocalizeJob(folder, source, seed, pictures, network, device, scene=scene)
     job.check()
-    fingerprint = Fingerprint.of("localize", fingerprint_of_files(folder), queries, job.options())
+    # Of the map's own files: results and their journal may lie in its folder.
+    source_map = fingerprint_of_files(folder, FILES)
+    fingerprint = Fingerprint.of("localize", source_map, queries, job.options())
     try:
         with work(
             job, queries, out, fingerprint,

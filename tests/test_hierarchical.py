@@ -80,11 +80,16 @@ def one_frame(network: Any = None, *, split: bool = False) -> Map:
 
 
 @pytest.fixture(scope="module")
-def merged() -> Map:
-    return Map.merge({"here": build(), "there": build(walls=OTHER)})
+def parts() -> dict[str, Map]:
+    return {"here": build(), "there": build(walls=OTHER)}
 
 
-def test_every_photo_is_found_in_its_own_scene(merged: Map) -> None:
+@pytest.fixture(scope="module")
+def merged(parts: dict[str, Map]) -> Map:
+    return Map.merge(parts)
+
+
+def test_every_photo_is_found_in_its_own_scene(parts: dict[str, Map], merged: Map) -> None:
     localizer = Localizer(merged)
     for scene, walls in (("here", TEXTURES), ("there", OTHER)):
         photo = render(QUERY, walls)
@@ -95,7 +100,7 @@ def test_every_photo_is_found_in_its_own_scene(merged: Map) -> None:
         assert {merged.scenes[s] for s in merged.point_scene[found.point_indices]} == {scene}
         # All eight images are looked up and make two clusters: as good as the map of the scene alone.
         assert len(found.clusters) == 2 and found.clusters[found.chosen].scene == scene
-        alone = Localizer(build(walls=walls)).localize(photo, CAMERA)
+        alone = Localizer(parts[scene]).localize(photo, CAMERA)
         assert pose_error(alone.cam_from_world, found.estimate.cam_from_world)[0] < 0.05
         wrong = found.clusters[1 - found.chosen]
         assert (
@@ -193,8 +198,8 @@ def test_agreement_counts_cells_and_not_points() -> None:
     assert agreement(maps, xyz, camera, behind) == (0.0, 0, 0)
 
 
-def test_one_cluster_is_the_same_as_no_clusters() -> None:
-    model, photo = build(), render(QUERY)
+def test_one_cluster_is_the_same_as_no_clusters(parts: dict[str, Map]) -> None:
+    model, photo = parts["here"], render(QUERY)
     found = Localizer(model).localize_detailed(photo, CAMERA)
     assert len(found.clusters) == 1 and found.chosen == 0
     assert 0 < found.clusters[0].union_gain < found.clusters[0].estimate.gain
@@ -300,7 +305,7 @@ def test_clusters_are_connected_components(rng: np.random.Generator) -> None:
         assert [(-len(r), r[0]) for r in ranks] == sorted((-len(r), r[0]) for r in ranks)
 
 
-def test_global_descriptors_of_others(tmp_path) -> None:
+def test_global_descriptors_of_others(parts: dict[str, Map], tmp_path: Path) -> None:
     network = told([0.9, 0.1, 0.1, 0.1, 0.0, 0.0, 0.0, 0.0])
     model = build(global_descriptor=network)
     assert not len(model.vocabulary) and model.global_descriptor == {"name": "Told"}
@@ -313,7 +318,7 @@ def test_global_descriptors_of_others(tmp_path) -> None:
     with pytest.raises(ValueError, match="the map's global descriptor is"):
         Localizer(loaded, global_descriptor=told([1.0] * 8, name="Another"))
     with pytest.raises(ValueError, match="built without a global descriptor"):
-        Localizer(build(), global_descriptor=network)
+        Localizer(parts["here"], global_descriptor=network)
     for bad, words in (([np.nan] * 8, "NaN"), ([[1.0]], r"shape \(D,\)"), ([1.0], "1 dimensions")):
         with pytest.raises(ValueError, match=words):
             Localizer(loaded, global_descriptor=told(bad)).localize(photo, CAMERA)  # type: ignore[arg-type]

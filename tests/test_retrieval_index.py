@@ -92,7 +92,7 @@ def test_fewer_entries_than_asked_for(rng) -> None:
 @pytest.mark.parametrize("kind", ["flat", "ivf_pq"])
 def test_adding_in_parts_equals_building_at_once(rng, kind) -> None:
     vectors, queries = clustered(rng, 1200, 32), clustered(rng, 20, 32)
-    options = IndexOptions(kind=kind, lists=8, probes=4)
+    options = IndexOptions(kind=kind, lists=8, probes=4, code_bytes=8)
     whole, parts = Index(32, options=options), Index(32, options=options)
     for index in (whole, parts):
         index.train(
@@ -121,7 +121,8 @@ def test_product_quantization_finds_most_of_what_is_near(rng) -> None:
     np.testing.assert_array_equal(one.indices, two.indices)
     np.testing.assert_array_equal(one.similarities, two.similarities)
     # One list alone may hold fewer than k.
-    few = Index.build(vectors[:300], lists=100, probes=1, **options).search(queries, 50)
+    sparse = Index.build(vectors[:300], lists=100, probes=1, code_bytes=4, **options)
+    few = sparse.search(queries, 50)
     assert (few.indices == -1).any()
     assert ((few.indices == -1) == np.isneginf(few.similarities)).all()
 

@@ -24,6 +24,8 @@ from pyloc_core.retrieval.index_file import DESCRIPTION, VECTORS
 
 FORMAT = "pyloc_core map"
 VERSION = 2
+# What a map is; its folder may hold anything else.
+FILES = ("map.json", "map.safetensors", DESCRIPTION, VECTORS)
 _READABLE = (1, 2)  # 1 knew neither scenes nor other global descriptors than the VLAD
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
 # Tensor -> (dtype, number of axes); "fine" and "image_*" are optional.

@@ -127,13 +127,19 @@ class Fingerprint:
         return [name for name, value in self.parts.items() if parts.get(name) != value]
 
 
-def fingerprint_of_files(path: str | Path) -> str:
-    """Digest of a file or of all files of a folder: names, sizes, and samples of the content.
+def fingerprint_of_files(path: str | Path, names: Sequence[str] | None = None) -> str:
+    """Digest of a file or of the files of a folder: names, sizes, and samples of the content.
 
     Of each file up to 4 MB are read, evenly spread, so that a map of any size takes no time.
+
+    Args:
+        names: those of the folder's files that count; None for all.
     """
     root = Path(path)
-    files = sorted(f for f in root.rglob("*") if f.is_file()) if root.is_dir() else [root]
+    files = [root]
+    if root.is_dir():
+        found = root.rglob("*") if names is None else (root / name for name in names)
+        files = sorted(file for file in found if file.is_file())
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
