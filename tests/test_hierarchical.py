@@ -194,6 +194,14 @@ def test_agreement_counts_cells_and_not_points() -> None:
     total = [-np.ravel(score_poses(maps, xyz, camera, pose[None]))[0] for pose in (far, near)]
     assert total[0] > total[1]  # by points the wrong pose wins
     assert true.gain > 20 * hub.gain
+    # Beyond the left border is not the end of the row above.
+    dense = np.full((2, *size), np.log(1201.0), np.float32)
+    dense[:, :, [0, -1]] = 1.0
+    edge = LossMaps.from_dense(dense)
+    beside = np.array([[-3.0, 84.0], [316.0, 76.0]])  # left of row 10; the last cell of row 9
+    rays = np.column_stack([(beside - [160.0, 120.0]) / 300, np.ones(2)])
+    gains = [agreement(edge[r], rays[r], camera, near).gain for r in ([0], [1], [0, 1])]
+    assert 0 < gains[0] < gains[1] and gains[2] == pytest.approx(gains[0] + gains[1])
     behind = np.column_stack([np.diag([-1.0, 1.0, -1.0]), np.zeros(3)])
     assert agreement(maps, xyz, camera, behind) == (0.0, 0, 0)
 

@@ -52,9 +52,10 @@ def agreement(maps: LossMaps, xyz: Array, camera: Camera, cam_from_world: Array)
     gain = maps.log_cardinality - np.asarray(maps.evaluate(at, num_threads=1))
     live = np.flatnonzero(gain > 0)
     height, width = maps.size
-    cell = np.rint(at[live]).astype(np.int64) @ [1, width]
-    best = np.zeros(height * width + width + 1)  # points half a cell outside have gains as well
-    np.maximum.at(best, np.clip(cell, 0, len(best) - 1), gain[live])
+    # Less than a cell outside there are gains as well: a border of cells around the map's.
+    cell = (np.rint(at[live]).astype(np.int64) + 1) @ [1, width + 2]
+    best = np.zeros((height + 2) * (width + 2))
+    np.maximum.at(best, cell, gain[live])
     peak = maps.peak_gain
     consistent = (gain[live] >= 0.5 * peak[live]) & (peak[live] > 1 + maps.flat_gain[live])
     return Agreement(float(best.sum()), int(consistent.sum()), len(np.unique(cell[consistent])))

@@ -129,7 +129,7 @@ class Localizer:
         levels = list(self.descriptor.dense(pixels))
         clock.lap("describe")
         photo = Photo(levels[0], scaled, start, seed, num_threads, clock)
-        views = self.clusters(levels[0], pixels, start, scene, clock, num_threads)
+        views = self._clusters(levels[0], pixels, start, scene, clock, num_threads)
         found = self._coarse.locate(views, photo)
         if found.estimate.success and len(levels) > 1:
             found = self._refined(found, levels, scaled, num_threads, clock)
@@ -155,7 +155,7 @@ class Localizer:
         ranked = ranked[of_first]
         return ranked[: self.options.num_views] if self._finds(prior) else ranked
 
-    def clusters(
+    def _clusters(
         self,
         coarse: Features,
         image: npt.NDArray[Any] | None,
