@@ -53,7 +53,7 @@ def agreement(maps: LossMaps, xyz: Array, camera: Camera, cam_from_world: Array)
     live = np.flatnonzero(gain > 0)
     height, width = maps.size
     # Less than a cell outside there are gains as well: a border of cells around the map's.
-    cell: npt.NDArray[np.int64] = (np.rint(at[live]).astype(np.int64) + 1) @ [1, width + 2]
+    cell = (np.rint(at[live]).astype(np.int64) + 1) @ np.array([1, width + 2], np.int64)
     best = np.zeros((height + 2) * (width + 2))
     np.maximum.at(best, cell, gain[live])
     peak = maps.peak_gain
