@@ -16,7 +16,7 @@ def with_torch(
     arrays: dict[str, Any], num_valid: Any, check_finite: bool, options: tuple[int, int, str]
 ) -> Any:
     """`options` are the operator's last arguments: iterations, num_threads, implementation."""
-    _prepare()
+    _library.ensure()
     torch = _arrays.torch_module()
     tensors: dict[str, Any] = {
         n: None if x is None else _tensors.check(x, n, dtype=_DTYPES)
@@ -38,7 +38,7 @@ def with_torch(
     token = None if token is None else token.reshape(b, t)
     given = (scores.reshape(b, m, n), features.reshape(b, depth, n), token, dustbin)
     if _aggregation.wants_gradient([x for x in given if x is not None]):
-        out = _Aggregate.apply(*given, valid, *options)
+        out = _library.functions[_OP].apply(*given, valid, *options)
     else:
         out = torch.ops.pyloc_core.salad_aggregate(*given, valid, *options)[0]
     return out.reshape(*leading, out.shape[-1])
@@ -60,44 +60,6 @@ def dustbin_tensor(dustbin: Any, device: Any) -> Any:
     if not _arrays.is_torch(dustbin):
         return torch.full((), _aggregation.as_scalar(dustbin, "dustbin"), device=device)
     return _tensors.check(dustbin, "dustbin", shape=(), dtype=_DTYPES, device=device)
-
-
-_Aggregate: Any = None
-
-
-def _prepare() -> bool:
-    """Registers the operators and makes the autograd function, once. True, as `_library.ensure`."""
-    global _Aggregate
-    _library.ensure()
-    if _Aggregate is not None:
-        return True
-    import torch
-
-    class SaladAggregate(torch.autograd.Function):
-        """Outside the operator, so that a call without gradients does not pay for them."""
-
-        @staticmethod
-        def forward(ctx, scores, features, token, dustbin, valid, *options):  # type: ignore[no-untyped-def]
-            given = (scores, features, token, dustbin, valid)
-            out, *kept = torch.ops.pyloc_core.salad_aggregate(*given, *options)
-            ctx.save_for_backward(*given, *kept)
-            ctx.options = options
-            return out
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, d_descriptor):  # type: ignore[no-untyped-def]
-            *gradients, d_token, d_dustbin = torch.ops.pyloc_core.salad_aggregate_backward(
-                *ctx.saved_tensors, d_descriptor, *ctx.options
-            )
-            d_token = None if ctx.saved_tensors[2] is None else d_token
-            return (*gradients, d_token, d_dustbin, None, None, None, None)
-
-    _Aggregate = SaladAggregate
-    return True
-
-
-_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _chosen(scores: Any, implementation: str) -> str:
@@ -205,3 +167,4 @@ _library.define(
     run=_backward_op,
     fake=_backward_fake,
 )
+_library.define_gradient(_OP, tensors=5)

@@ -139,7 +139,7 @@ def _with_torch(
     scores: Any, num_valid: Any, check_finite: bool, options: tuple[float, int, str]
 ) -> Any:
     """`options` are the operator's last arguments: temperature, num_threads, implementation."""
-    _prepare()
+    _library.ensure()
     torch = _arrays.torch_module()
     s = _tensors.check(scores, "scores", dtype=_DTYPES)
     flat = s.reshape(_check_shape(tuple(s.shape)))
@@ -149,46 +149,10 @@ def _with_torch(
     pair = zip(_sinkhorn.split_valid(num_valid), s.shape[-2:], ("rows", "columns"))
     counts = [_sinkhorn_operators.valid_tensor(x, s, size, what) for x, size, what in pair]
     if _sinkhorn_operators.wants_gradient((flat,)):
-        out = _DualSoftmax.apply(flat, *counts, *options)
+        out = _library.functions[_OP].apply(flat, *counts, *options)
     else:
         out = torch.ops.pyloc_core.dual_softmax(flat, *counts, *options)[0]
     return out.reshape(s.shape)
-
-
-_DualSoftmax: Any = None
-
-
-def _prepare() -> bool:
-    """Registers the operators and makes the autograd function, once. True, as `_library.ensure`."""
-    global _DualSoftmax
-    _library.ensure()
-    if _DualSoftmax is not None:
-        return True
-    import torch
-
-    class DualSoftmax(torch.autograd.Function):
-        """Outside the operator, so that a call without gradients does not pay for them."""
-
-        @staticmethod
-        def forward(ctx, scores, rows, columns, *options):  # type: ignore[no-untyped-def]
-            result = torch.ops.pyloc_core.dual_softmax(scores, rows, columns, *options)
-            ctx.save_for_backward(scores, rows, columns, *result[1:])
-            ctx.options = options
-            return result[0]
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, slope):  # type: ignore[no-untyped-def]
-            gradient = torch.ops.pyloc_core.dual_softmax_backward(
-                *ctx.saved_tensors, slope, *ctx.options
-            )
-            return gradient, None, None, None, None, None
-
-    _DualSoftmax = DualSoftmax
-    return True
-
-
-_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _chosen(scores: Any, implementation: str) -> str:
@@ -271,3 +235,4 @@ _library.define(
     run=_backward_op,
     fake=_backward_fake,
 )
+_library.define_gradient(_OP, tensors=3)

@@ -116,7 +116,7 @@ def _with_torch(
     arrays: dict[str, Any], num_valid: Any, check_finite: bool, options: tuple[float, int, str]
 ) -> Any:
     """`options` are the operator's last arguments: scale, num_threads, implementation."""
-    _prepare()
+    _library.ensure()
     tensors = {n: _tensors.check(x, n, dtype=_DTYPES) for n, x in arrays.items()}
     if len({t.dtype for t in tensors.values()}) > 1:
         wide = any(t.dtype == _arrays.torch_module().float64 for t in tensors.values())
@@ -128,7 +128,7 @@ def _with_torch(
     valid = _valid_tensor(num_valid, q, m)
     flat = q.reshape(b, h, n, d), k.reshape(b, h, m, d), v.reshape(b, h, m, dv)
     if _wants_gradient(list(flat)):
-        out = _Attention.apply(*flat, valid, *options)
+        out = _library.functions[_OP].apply(*flat, valid, *options)
     else:
         torch = _arrays.torch_module()
         out = torch.ops.pyloc_core.gated_attention(*flat, valid, *options)[0]
@@ -155,43 +155,6 @@ def _valid_tensor(num_valid: Any, queries: Any, count: int) -> Any:
     if on_host and queries.device.type != "cpu":
         return _tensors.on_device(valid.numpy(), "num_valid", queries.device)
     return valid.to(queries.device)
-
-
-_Attention: Any = None
-
-
-def _prepare() -> bool:
-    """Registers the operators and makes the autograd function, once. True, as `_library.ensure`."""
-    global _Attention
-    _library.ensure()
-    if _Attention is not None:
-        return True
-    import torch
-
-    class GatedAttention(torch.autograd.Function):
-        """Outside the operator, so that a call without gradients does not pay for them."""
-
-        @staticmethod
-        def forward(ctx, q, k, v, valid, *options):  # type: ignore[no-untyped-def]
-            result = torch.ops.pyloc_core.gated_attention(q, k, v, valid, *options)
-            ctx.save_for_backward(q, k, v, valid, *result)
-            ctx.options = options
-            return result[0]
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, d_out):  # type: ignore[no-untyped-def]
-            q, k, v, valid, *forward = ctx.saved_tensors
-            gradients = torch.ops.pyloc_core.gated_attention_backward(
-                q, k, v, valid, *forward, d_out, *ctx.options
-            )
-            return (*gradients, None, None, None, None)
-
-    _Attention = GatedAttention
-    return True
-
-
-_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _chosen(queries: Any, implementation: str) -> str:
@@ -274,3 +237,4 @@ _library.define(
     run=_backward_op,
     fake=_backward_fake,
 )
+_library.define_gradient(_OP, tensors=4, keep_result=True)

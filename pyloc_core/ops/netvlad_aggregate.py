@@ -97,7 +97,7 @@ def _with_torch(
     arrays: dict[str, Any], num_valid: Any, check_finite: bool, options: tuple[int, str]
 ) -> Any:
     """`options` are the operator's last arguments: num_threads, implementation."""
-    _prepare()
+    _library.ensure()
     torch = _arrays.torch_module()
     tensors = {n: _tensors.check(x, n, dtype=_DTYPES) for n, x in arrays.items()}
     wide = any(x.dtype == torch.float64 for x in tensors.values())
@@ -112,47 +112,10 @@ def _with_torch(
     valid = _aggregation.count_tensor(num_valid, leading, 1, n, features.device)
     given = (features.reshape(b, depth, n), logits.reshape(b, clusters, n), centroids)
     if _aggregation.wants_gradient(list(given)):
-        out = _Aggregate.apply(*given, valid, *options)
+        out = _library.functions[_OP].apply(*given, valid, *options)
     else:
         out = torch.ops.pyloc_core.netvlad_aggregate(*given, valid, *options)[0]
     return out.reshape(*leading, out.shape[-1])
-
-
-_Aggregate: Any = None
-
-
-def _prepare() -> bool:
-    """Registers the operators and makes the autograd function, once. True, as `_library.ensure`."""
-    global _Aggregate
-    _library.ensure()
-    if _Aggregate is not None:
-        return True
-    import torch
-
-    class NetvladAggregate(torch.autograd.Function):
-        """Outside the operator, so that a call without gradients does not pay for them."""
-
-        @staticmethod
-        def forward(ctx, features, logits, centroids, valid, *options):  # type: ignore[no-untyped-def]
-            given = (features, logits, centroids, valid)
-            out, *kept = torch.ops.pyloc_core.netvlad_aggregate(*given, *options)
-            ctx.save_for_backward(*given, *kept)
-            ctx.options = options
-            return out
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, d_descriptor):  # type: ignore[no-untyped-def]
-            gradients = torch.ops.pyloc_core.netvlad_aggregate_backward(
-                *ctx.saved_tensors, d_descriptor, *ctx.options
-            )
-            return (*gradients, None, None, None)
-
-    _Aggregate = NetvladAggregate
-    return True
-
-
-_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _chosen(features: Any, implementation: str) -> str:
@@ -237,3 +200,4 @@ _library.define(
     run=_backward_op,
     fake=_backward_fake,
 )
+_library.define_gradient(_OP, tensors=4)
