@@ -39,10 +39,20 @@ def signature(function: object) -> str:
 
 def surface() -> str:
     import pyloc_core
+    import pyloc_core.integrations.superglue
     import pyloc_core.localization
+    import pyloc_core.mining
+    import pyloc_core.retrieval
 
+    modules = (
+        pyloc_core,
+        pyloc_core.localization,
+        pyloc_core.retrieval,
+        pyloc_core.mining,
+        pyloc_core.integrations.superglue,
+    )
     lines: list[str] = []
-    for module in (pyloc_core, pyloc_core.localization):
+    for module in modules:
         lines.append(f"# {module.__name__}")
         for name in sorted(module.__all__):
             lines += describe(name, getattr(module, name))

@@ -16,6 +16,8 @@ import numpy as np
 
 from pyloc_core import _arrays, _sinkhorn, _sinkhorn_operators, _tensors
 
+__all__ = ["log_optimal_transport"]
+
 
 def log_optimal_transport(
     scores: Any,
