@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,29 @@ def test_an_error_of_the_job_stops_it_and_keeps_what_is_done() -> None:
         with pytest.raises(ImportError, match="no such package"):
             work_through(Breaks(), queries(12), LocalEngine(workers), store)
         assert set(store.answered) >= {0, 1, 2} and max(store.answered) < 6
+
+
+def test_what_is_under_way_when_another_thread_fails_is_kept() -> None:
+    failed = threading.Event()
+
+    class Breaks(Squares):
+        def start(self, num_threads: int | None) -> Worker:
+            worker = super().start(num_threads)
+
+            def run(batch: Sequence[Query]) -> list[Answer]:
+                if batch[0].index == 3:
+                    failed.set()
+                    raise ImportError("no such package")
+                assert failed.wait(10)
+                time.sleep(0.05)
+                return worker(batch)
+
+            return run
+
+    store = MemoryStore()
+    with pytest.raises(ImportError, match="no such package"):
+        work_through(Breaks(), queries(30), LocalEngine(2), store)
+    assert set(store.answered) >= {0, 1, 2} and len(store.answered) < 15
 
 
 class Losing:

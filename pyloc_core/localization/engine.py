@@ -79,21 +79,37 @@ class LocalEngine:
             for batch in _batches(queries, batch_size):
                 yield worker(batch)
             return
-        waiting = _batches(queries, batch_size)
         with ThreadPoolExecutor(self.workers) as pool:
-            running: set[Future[list[Answer]]] = set()
-            try:
-                while True:
-                    for batch in islice(waiting, 2 * self.workers - len(running)):
-                        running.add(pool.submit(worker, batch))
-                    if not running:
-                        return
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-            finally:
-                for future in running:
-                    future.cancel()
+            yield from _in_threads(pool, self.workers, worker, _batches(queries, batch_size))
+
+
+def _in_threads(
+    pool: ThreadPoolExecutor, workers: int, worker: Worker, waiting: Iterator[Sequence[Query]]
+) -> Iterator[list[Answer]]:
+    """Answers of a pool's threads. After an error nothing is begun, and what is under way is still
+    answered before the error is raised."""
+    running: set[Future[list[Answer]]] = set()
+    failure: BaseException | None = None
+    try:
+        while True:
+            if failure is None:
+                for batch in islice(waiting, 2 * workers - len(running)):
+                    running.add(pool.submit(worker, batch))
+            if not running:
+                break
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                error = future.exception()
+                if error is None:
+                    yield future.result()
+                failure = failure or error
+            if failure is not None:
+                running = {future for future in running if not future.cancel()}
+    finally:
+        for future in running:
+            future.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _batches(queries: Sequence[Query], size: int) -> Iterator[Sequence[Query]]:
