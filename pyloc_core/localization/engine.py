@@ -171,9 +171,12 @@ def _keep(
 def limit_threads(count: int) -> None:
     """Hold the libraries of this process to `count` threads; for a process that is a worker's own.
 
-    OpenCV's threads wait busily: left alone they take the processor from other workers.
+    The threads of OpenCV and of NumPy's BLAS wait busily: left alone they take the processor from other
+    workers.
     """
     set_num_threads(count)
+    with suppress(ImportError):
+        importlib.import_module("threadpoolctl").threadpool_limits(count, user_api="blas")
     with suppress(ImportError):
         importlib.import_module("cv2").setNumThreads(count)
     if "torch" in sys.modules:
