@@ -204,14 +204,9 @@ def as_double(given: Any, array: _arrays.ArrayIn) -> Any:
     return _arrays.torch_module().from_numpy(wide.astype("float64"))
 
 
-def wants_gradient(tensors: list[Any]) -> bool:
-    torch = _arrays.torch_module()
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
 def needs_formula_or_gradient(tensors: list[Any]) -> bool:
     """Whether tensors on the CPU go through the operator all the same."""
-    return any(str(x.dtype) == "torch.float64" for x in tensors) or wants_gradient(tensors)
+    return any(str(x.dtype) == "torch.float64" for x in tensors) or _tensors.wants_gradient(tensors)
 
 
 def raise_status(

@@ -37,7 +37,7 @@ def with_torch(
     valid = _aggregation.count_tensor(num_valid, leading, m + 1, n, device)
     token = None if token is None else token.reshape(b, t)
     given = (scores.reshape(b, m, n), features.reshape(b, depth, n), token, dustbin)
-    if _aggregation.wants_gradient([x for x in given if x is not None]):
+    if _tensors.wants_gradient(given):
         out = _library.functions[_OP].apply(*given, valid, *options)
     else:
         out = torch.ops.pyloc_core.salad_aggregate(*given, valid, *options)[0]

@@ -108,18 +108,13 @@ def _with_torch(
         options.threads,
         name,
     )
-    if wants_gradient(flat):
+    if _tensors.wants_gradient(flat):
         out = _Sinkhorn.apply(*flat, *rest_of_call, options.implicit)
     else:
         torch = _arrays.torch_module()
         head, tail = rest_of_call[:5], rest_of_call[5:]
         out = torch.ops.pyloc_core.sinkhorn(*flat, *head, False, *tail)[0]
     return out.reshape(*leading, *out.shape[1:])
-
-
-def wants_gradient(tensors: tuple[Any, ...]) -> bool:
-    torch = _arrays.torch_module()
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _dustbin_tensor(dustbin: Any, leading: tuple[int, ...]) -> Any:

@@ -8,6 +8,7 @@ for it, with `check_finite=True`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -82,3 +83,9 @@ def check_finite(**tensors: Any) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"{name} holds NaN or infinite values")
+
+
+def wants_gradient(tensors: Iterable[Any]) -> bool:
+    """Whether autograd records and one of the tensors (or None) needs a gradient."""
+    torch = _arrays.torch_module()
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

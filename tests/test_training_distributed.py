@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import run_as_one_and_two
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("cv2")
@@ -42,33 +39,9 @@ torch.save({"state": model.state_dict(), "held_out": list(outcome.held_out)},
 """
 
 
-def start(folder: Path, rank: int, count: int, port: int) -> subprocess.Popen:
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    if count > 1:
-        environment |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-        }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder)], env=environment, stderr=subprocess.PIPE
-    )
-
-
 @pytest.mark.slow
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folders = {1: tmp_path / "one", 2: tmp_path / "two"}
-    for folder in folders.values():
-        folder.mkdir()
-    running = [
-        start(folders[1], 0, 1, port),
-        *(start(folders[2], rank, 2, port) for rank in (0, 1)),
-    ]
-    for process in running:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error.decode()
+    folders = run_as_one_and_two(PROGRAM, tmp_path)
     one = torch.load(folders[1] / "rank0.pt", weights_only=True)
     two = [torch.load(folders[2] / f"rank{r}.pt", weights_only=True) for r in (0, 1)]
     for name, value in one["state"].items():

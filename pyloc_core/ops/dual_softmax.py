@@ -66,8 +66,7 @@ def dual_softmax(
         return _reference(scores, num_valid, temperature, threads)
     tensor = _arrays.is_torch(scores)
     if _dispatch.on_tensors(_OP, implementation, {"scores": scores}) or (
-        tensor
-        and (str(scores.dtype) == "torch.float64" or _sinkhorn_operators.wants_gradient((scores,)))
+        tensor and (str(scores.dtype) == "torch.float64" or _tensors.wants_gradient((scores,)))
     ):
         options = temperature, threads, implementation or ""
         return _with_torch(scores, num_valid, check_finite, options)
@@ -148,7 +147,7 @@ def _with_torch(
         raise ValueError("scores holds NaN or +infinity")
     pair = zip(_sinkhorn.split_valid(num_valid), s.shape[-2:], ("rows", "columns"))
     counts = [_sinkhorn_operators.valid_tensor(x, s, size, what) for x, size, what in pair]
-    if _sinkhorn_operators.wants_gradient((flat,)):
+    if _tensors.wants_gradient((flat,)):
         out = _library.functions[_OP].apply(flat, *counts, *options)
     else:
         out = torch.ops.pyloc_core.dual_softmax(flat, *counts, *options)[0]

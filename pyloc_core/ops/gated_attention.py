@@ -81,13 +81,8 @@ def _needs_torch(arrays: dict[str, Any], implementation: str | None) -> bool:
         return True
     tensors = [x for x in arrays.values() if _arrays.is_torch(x)]
     return len(tensors) == 3 and (
-        any(str(x.dtype) == "torch.float64" for x in tensors) or _wants_gradient(tensors)
+        any(str(x.dtype) == "torch.float64" for x in tensors) or _tensors.wants_gradient(tensors)
     )
-
-
-def _wants_gradient(tensors: list[Any]) -> bool:
-    torch = _arrays.torch_module()
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def _reference(problem: _attention.Problem, arrays: dict[str, Any]) -> Any:
@@ -127,7 +122,7 @@ def _with_torch(
     q, k, v = tensors.values()
     valid = _valid_tensor(num_valid, q, m)
     flat = q.reshape(b, h, n, d), k.reshape(b, h, m, d), v.reshape(b, h, m, dv)
-    if _wants_gradient(list(flat)):
+    if _tensors.wants_gradient(flat):
         out = _library.functions[_OP].apply(*flat, valid, *options)
     else:
         torch = _arrays.torch_module()

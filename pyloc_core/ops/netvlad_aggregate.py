@@ -111,7 +111,7 @@ def _with_torch(
     leading = features.shape[:-2]
     valid = _aggregation.count_tensor(num_valid, leading, 1, n, features.device)
     given = (features.reshape(b, depth, n), logits.reshape(b, clusters, n), centroids)
-    if _aggregation.wants_gradient(list(given)):
+    if _tensors.wants_gradient(given):
         out = _library.functions[_OP].apply(*given, valid, *options)
     else:
         out = torch.ops.pyloc_core.netvlad_aggregate(*given, valid, *options)[0]
