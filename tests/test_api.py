@@ -39,6 +39,7 @@ def signature(function: object) -> str:
 
 def surface() -> str:
     import pyloc_core
+    import pyloc_core.depth
     import pyloc_core.integrations.superglue
     import pyloc_core.localization
     import pyloc_core.mining
@@ -47,6 +48,7 @@ def surface() -> str:
     modules = (
         pyloc_core,
         pyloc_core.localization,
+        pyloc_core.depth,
         pyloc_core.retrieval,
         pyloc_core.mining,
         pyloc_core.integrations.superglue,
