@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Face:
     block: Block | None = None
     levels: list[NDArray[np.float32]] = field(default_factory=list)  # lit mip levels
 
-    @property
+    @cached_property
     def normal(self) -> Array:
         """Unit normal that points to the side from which the picture is not mirrored."""
         n = np.cross(self.edge_v, self.edge_u)

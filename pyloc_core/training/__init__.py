@@ -33,11 +33,13 @@ from pyloc_core.training.place_training import train_places
 from pyloc_core.training.posed_pairs import PosedPairs
 from pyloc_core.training.random_changes import RandomChanges
 from pyloc_core.training.rendered_pairs import RenderedPairs
+from pyloc_core.training.rendered_scenes import DepthScene, RenderedScenes
 from pyloc_core.training.street_scenes import StreetScenes
 from pyloc_core.training.warped_pairs import WarpedPairs
 
 __all__ = [
     "DensePairLoss",
+    "DepthScene",
     "GradNetPairLoss",
     "MinedPlaces",
     "MultiSimilarity",
@@ -56,6 +58,7 @@ __all__ = [
     "RandomPlaces",
     "RecallJudge",
     "RenderedPairs",
+    "RenderedScenes",
     "StreetScenes",
     "TrainingOptions",
     "WarpedPairs",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -182,6 +183,11 @@ def _walls(rng: Random, photos: tuple[str, ...]) -> list[Face]:
 
 def _sides(rng: Random, block: Block, photos: tuple[str, ...]) -> list[Face]:
     """Four sides and the top."""
+    return box_faces(block, lambda: _picture(rng, photos, 1, 320))
+
+
+def box_faces(block: Block, picture: Callable[[], npt.NDArray[np.float32]]) -> list[Face]:
+    """Four sides and the top of a box, each with a picture (h, w, 3) of its own."""
     c, s = np.cos(np.radians(block.yaw)), np.sin(np.radians(block.yaw))
     along, back = np.array([c, s, 0.0]), np.array([-s, c, 0.0])
     up = np.array([0.0, 0.0, block.height])
@@ -190,11 +196,10 @@ def _sides(rng: Random, block: Block, photos: tuple[str, ...]) -> list[Face]:
     starts = (-half_x - half_y, half_x - half_y, half_x + half_y, half_y - half_x)
     edges = (2 * half_x, 2 * half_y, -2 * half_x, -2 * half_y)
     faces = [
-        Face(middle + start + up, edge, -up, _picture(rng, photos, 1, 320), block)
-        for start, edge in zip(starts, edges)
+        Face(middle + start + up, edge, -up, picture(), block) for start, edge in zip(starts, edges)
     ]
     corner = middle - half_x + half_y + up
-    return [*faces, Face(corner, 2 * half_x, -2 * half_y, _picture(rng, photos, 1, 320), block)]
+    return [*faces, Face(corner, 2 * half_x, -2 * half_y, picture(), block)]
 
 
 def _picture(
