@@ -9,6 +9,8 @@ from pyloc_core._build import build_info, get_num_threads, set_isa, set_num_thre
 from pyloc_core._dispatch import Implementation, implementations
 from pyloc_core._extras import MissingExtra
 from pyloc_core.camera import CAMERA_MODELS, Camera, camera_rows
+from pyloc_core.depth_from_volume import soft_argmax_depth, volume_confidence
+from pyloc_core.depth_planes import depth_range, log_depth_planes, refine_depth_range
 from pyloc_core.geometry import image_from_map, map_from_image, scale_intrinsics
 from pyloc_core.maps import LossMaps
 from pyloc_core.maps_device import DeviceLossMaps
@@ -70,6 +72,7 @@ __all__ = [
     "correlation_maps",
     "correspondence_maps",
     "cyclic_check",
+    "depth_range",
     "dual_softmax",
     "estimate_pose",
     "estimate_pose_from_matches",
@@ -80,6 +83,7 @@ __all__ = [
     "implementations",
     "inverse_pose",
     "local_loss_maps",
+    "log_depth_planes",
     "loss_maps",
     "map_from_image",
     "match",
@@ -89,6 +93,7 @@ __all__ = [
     "p3p",
     "pose_error",
     "quaternion_from_rotation",
+    "refine_depth_range",
     "refine_pose",
     "refine_pose_featuremetric",
     "refine_pose_reprojection",
@@ -100,5 +105,7 @@ __all__ = [
     "set_isa",
     "set_num_threads",
     "sinkhorn",
+    "soft_argmax_depth",
     "transform_points",
+    "volume_confidence",
 ]

@@ -229,13 +229,37 @@ def geometry_calls() -> list[Call]:
     ]  # fmt: skip
 
 
+def depth_calls() -> list[Call]:
+    """Planes of a sweep and what is read out of its volume."""
+    rng = np.random.default_rng(12)
+    poses = np.concatenate([np.tile(np.eye(3), (2, 4, 1, 1)), rng.normal(size=(2, 4, 3, 1))], -1)
+    K = np.array([[300.0, 0, 160], [0, 310, 120], [0, 0, 1]])
+    volume = rng.normal(size=(2, 8, 5, COUNT)).astype(np.float32)
+    planes = pl.log_depth_planes(0.5, 10.0, 8)
+    plain = {"threaded": False, "reference": False}
+    ends = {"near": np.array([0.5, 0.4]), "far": np.array([10.0, 8.0])}
+    depth = np.exp(rng.normal(size=(2, 5, COUNT)))
+    return [
+        Call("depth_range", pl.depth_range, {"K": K, "source_from_reference": poses},
+             {"size": (240, 320)}, flexible=("K", "source_from_reference"), **plain),
+        Call("log_depth_planes", pl.log_depth_planes, ends, {"count": 5}, flexible=("near", "far"),
+             **plain),
+        Call("refine_depth_range", pl.refine_depth_range, {"depth": depth, **ends},
+             flexible=("depth", "near", "far"), **plain),
+        Call("soft_argmax_depth", pl.soft_argmax_depth, {"volume": volume, "depths": planes},
+             flexible=("volume", "depths"), **plain),
+        Call("volume_confidence", pl.volume_confidence, {"volume": volume}, flexible=("volume",),
+             **plain),
+    ]  # fmt: skip
+
+
 def _named(name: str) -> Callable[..., Any]:
     return getattr(pl, name, None)  # type: ignore[return-value]
 
 
 def all_calls() -> list[Call]:
     operators = [c for c in operator_calls() if hasattr(pl, c.name)]
-    return operators + filter_calls() + container_calls() + geometry_calls()
+    return operators + filter_calls() + container_calls() + geometry_calls() + depth_calls()
 
 
 def arrays_in(result: Any) -> list[np.ndarray]:
