@@ -12,6 +12,8 @@ from pyloc_core._extras import require
 
 require("torch", "pyloc_core.training")
 
+from pyloc_core.training.depth_loss import DepthLosses
+from pyloc_core.training.depth_options import DepthOptions
 from pyloc_core.training.loop import Outcome
 from pyloc_core.training.loss import DensePairLoss, GradNetPairLoss
 from pyloc_core.training.options import TrainingOptions
@@ -39,6 +41,8 @@ from pyloc_core.training.warped_pairs import WarpedPairs
 
 __all__ = [
     "DensePairLoss",
+    "DepthLosses",
+    "DepthOptions",
     "DepthScene",
     "GradNetPairLoss",
     "MinedPlaces",

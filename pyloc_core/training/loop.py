@@ -221,12 +221,10 @@ class _Run:
         """Forward, backward, clipped step; mean losses of this process and the gradient's norm."""
         options, scaled = self.options, self.scaler.is_enabled()
         for group in self.optimizer.param_groups:
-            group["lr"] = group.get("factor", 1.0) * options.rate(self.at.epoch, self.at.step)
+            group["lr"] = options.group_rate(group, self.at.epoch, self.at.step)
         self.optimizer.zero_grad(set_to_none=True)
         with _seeded([options.seed, self.at.step, self.group.rank], self.group.device):
-            losses = {k: v.mean() for k, v in self._call(self.wrapped, batch).items()}
-            total = torch.stack(list(losses.values())).sum()
-            self.scaler.scale(total).backward()
+            losses = self._backward(batch, options.parts())
         self.scaler.unscale_(self.optimizer)
         limit = float("inf") if options.clip_norm is None else options.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
@@ -235,7 +233,19 @@ class _Run:
             raise FloatingPointError(f"the gradient of step {self.at.step} is not finite")
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return {k: v.detach() for k, v in losses.items()}, norm
+        return losses, norm
+
+    def _backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
+        """Adds the gradient of the mean losses, which are returned; a batch in parts needs less memory."""
+        split = [value.chunk(parts) for value in batch.values()]
+        mean: dict[str, Tensor] = {}
+        for values in zip(*split):
+            losses = self._call(self.wrapped, dict(zip(batch, values)))
+            losses = {name: value.mean() / parts for name, value in losses.items()}
+            self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+            for name, value in losses.items():
+                mean[name] = mean.get(name, 0.0) + value.detach()
+        return mean
 
     def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
         kind = getattr(torch, self.options.precision)

@@ -74,6 +74,14 @@ class LoopOptions:
         """Learning rate of a step, counted from 0 over the whole run, in an epoch."""
         return self.learning_rate
 
+    def group_rate(self, group: Mapping[str, Any], epoch: int, step: int) -> float:
+        """Learning rate of one group of parameters: `rate` times the group's "factor"."""
+        return float(group.get("factor", 1.0)) * self.rate(epoch, step)
+
+    def parts(self) -> int:
+        """Parts of a batch that go through the network one after another, their gradients added."""
+        return 1
+
     def optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         """What makes the steps, of parameters or groups of them."""
         return torch.optim.Adam(parameters, lr=self.learning_rate)

@@ -33,17 +33,19 @@ class DepthScene:
     Attributes:
         images: (V, H, W, 3) uint8, RGB.
         depth: (V, H, W) float32 along the optical axis, of the ray through the centre of the pixel;
-            0 where there is none (sky).
+            0 where there is none.
         cam_from_world: (V, 3, 4).
         cameras: one per view.
         kind: of the layout.
+        sky: (V, H, W) bool; None where nobody knows.
     """
 
     images: npt.NDArray[np.uint8]
     depth: npt.NDArray[np.float32]
     cam_from_world: Array
     cameras: tuple[Camera, ...]
-    kind: str
+    kind: str = ""
+    sky: npt.NDArray[np.bool_] | None = None
 
     @property
     def K(self) -> Array:
@@ -157,7 +159,9 @@ class RenderedScenes:
             moved = np.stack(poses)
             moved[:, :, 3] *= factor
             known = np.where(np.isfinite(depth), depth, 0.0) * factor
-            return DepthScene(images, known.astype(np.float32), moved, tuple(cameras), kind)
+            return DepthScene(
+                images, known.astype(np.float32), moved, tuple(cameras), kind, known == 0
+            )
         raise ValueError(
             f"no scene of depth ratio {self.ratio:g} in {_ATTEMPTS} attempts; ask for less"
         )
