@@ -33,7 +33,7 @@ def integer(name: str, value: Any, low: int) -> int:
 
 def number(name: str, value: Any, *, positive: bool = False) -> float:
     """`value` as a finite float that is not negative, or above zero."""
-    if isinstance(value, (str, bytes)) or getattr(value, "ndim", 0):  # np.ndim cannot be traced
+    if isinstance(value, (str, bytes)) or getattr(value, "ndim", 0) != 0:  # np.ndim has no trace
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         result = float(value)
