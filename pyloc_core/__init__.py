@@ -29,6 +29,7 @@ from pyloc_core.ops.gated_attention import gated_attention
 from pyloc_core.ops.local_loss_maps import local_loss_maps
 from pyloc_core.ops.loss_maps import loss_maps
 from pyloc_core.ops.match import Matches, match
+from pyloc_core.ops.metadata_cost_volume import metadata_cost_volume
 from pyloc_core.ops.netvlad_aggregate import netvlad_aggregate
 from pyloc_core.ops.nre_loss import nre_loss
 from pyloc_core.ops.p3p import P3PSolutions, p3p
@@ -87,6 +88,7 @@ __all__ = [
     "loss_maps",
     "map_from_image",
     "match",
+    "metadata_cost_volume",
     "mutual_matches",
     "netvlad_aggregate",
     "nre_loss",

@@ -199,7 +199,18 @@ class Native:
                 self.arguments(), _arrays.pointer(volume), pointer
             )
             _raise(status)
+            self._check_range(volume)
         return volume, log_sum
+
+    def _check_range(self, found: np.ndarray) -> None:
+        """ValueError where finite arguments left float32 on the way."""
+        if _native.all_finite(_arrays.pointer(found), found.size, 0):
+            return
+        if not all(np.isfinite(x).all() for x in self.others[6:]):
+            names = "K_reference, K_sources, source_from_reference or depths"
+        else:
+            names = "reference, sources or mlp_weights"
+        raise ValueError(f"{names} are too large: what is made of them leaves float32")
 
     def backward(
         self, volume: np.ndarray | None, log_sum: np.ndarray | None, d_volume: np.ndarray

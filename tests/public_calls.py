@@ -98,6 +98,23 @@ def vlad_arrays() -> dict[str, np.ndarray]:
     return {n: rng.normal(size=s).astype(np.float32) for n, s in sizes.items()}
 
 
+def metadata_volume_call() -> Call:
+    """Cameras as arrays; what may have any width or length is tested beside the operator."""
+    rng = np.random.default_rng(12)
+    intrinsics = np.array([[9.0, 0, 4], [0, 9, 3], [0, 0, 1]])
+    poses = np.stack([np.eye(3, 4) + 0.05 * rng.normal(size=(3, 4)) for _ in range(2)])
+    features = {"reference": (3, 7, 9), "sources": (2, 3, 7, 9)}
+    weights = ((6, 20), (6,), (5, 6), (5,), (2, 5), (2,))
+    return Call(
+        "metadata_cost_volume", _named("metadata_cost_volume"),
+        {"K_reference": intrinsics, "K_sources": np.stack([intrinsics] * 2),
+         "source_from_reference": poses},
+        {**{n: rng.normal(size=s).astype(np.float32) for n, s in features.items()},
+         "depths": np.geomspace(0.5, 4.0, 3),
+         "mlp_weights": tuple(rng.normal(size=s).astype(np.float32) for s in weights)},
+    )  # fmt: skip
+
+
 def operator_calls() -> list[Call]:
     """The operators; those not built yet are left out by `all_calls`."""
     matching = matching_arrays()
@@ -150,6 +167,7 @@ def operator_calls() -> list[Call]:
              {"dustbin": 1.0}, flexible=("scores",), not_finite_allowed=("scores",)),
         Call("netvlad_aggregate", _named("netvlad_aggregate"), vlad_arrays(),
              flexible=("features", "logits")),
+        metadata_volume_call(),
     ]  # fmt: skip
 
 

@@ -41,10 +41,12 @@ class Cells(NamedTuple):
 
 
 def cells_of(sweep: Sweep, height: int, width: int) -> Cells:
-    made = {"dtype": sweep.rays.dtype, "device": sweep.rays.device}
+    like = sweep.rays
     y, x = torch.meshgrid(
-        torch.arange(height, **made), torch.arange(width, **made), indexing="ij"
-    )  # fmt: skip
+        torch.arange(height, dtype=like.dtype, device=like.device),
+        torch.arange(width, dtype=like.dtype, device=like.device),
+        indexing="ij",
+    )
     points = torch.stack([x, y, torch.ones_like(x)])
     return Cells(points, torch.einsum("bij,jhw->bihw", sweep.rays, points))
 
@@ -58,7 +60,7 @@ def unit(vectors: Tensor) -> Tensor:
 def warped(sources: Tensor, q: Tensor) -> Tensor:
     """Sources (B, V, C, Hs, Ws) read bilinearly at q (B, V, 3, H, W), zero outside the map. A point behind
     the camera is read where its line of sight meets the map, as published: channel 2 C tells."""
-    b, v, c, hs, ws = sources.shape
+    b, v, _, hs, ws = sources.shape
     u, w = q[:, :, 0] / q[:, :, 2], q[:, :, 1] / q[:, :, 2]
     inside = (u > -1) & (u < ws) & (w > -1) & (w < hs)  # false for NaN
     grid = torch.stack([(2 * u + 1) / ws - 1, (2 * w + 1) / hs - 1], -1)
@@ -72,7 +74,7 @@ def plane_metadata(
 ) -> Tensor:
     """The values of one plane (B, V, 2 C + 14, H, W) at depths (B, H, W), in the published order (numbers
     for C = 16)."""
-    b, v, c = sources.shape[:3]
+    b, v = sources.shape[:2]
     size = (b, v, *reference.shape[-2:])
     low, high = (x[:, None, None, None] for x in sweep.depth_limits.unbind(1))
     q = torch.einsum("bvij,jhw->bvihw", sweep.projection[..., :3], cells.points)
