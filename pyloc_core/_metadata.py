@@ -213,16 +213,18 @@ class Native:
         raise ValueError(f"{names} are too large: what is made of them leaves float32")
 
     def backward(
-        self, volume: np.ndarray | None, log_sum: np.ndarray | None, d_volume: np.ndarray
+        self, kept: tuple[np.ndarray, np.ndarray] | None, d_volume: np.ndarray
     ) -> list[np.ndarray]:
-        """Gradients of features and weights, float32. Without the volume of float32 features it is found
+        """Gradients of features and weights, float32. `kept` is the result of `forward`; None: it is found
         again."""
         shapes = (self.reference.shape, self.sources.shape, *(x.shape for x in self.others[:6]))
         found = [np.zeros(x, np.float32) for x in shapes]
         if d_volume.size:
-            kept = [0 if x is None else _arrays.pointer(x) for x in (volume, log_sum)]
+            volume, log_sum = (0, 0) if kept is None else map(_arrays.pointer, kept)
+            to = tuple(_arrays.pointer(x) for x in found)
+            slope = _arrays.pointer(d_volume)
             status = _native.metadata_cost_volume_backward(
-                self.arguments(), *kept, _arrays.pointer(d_volume), *map(_arrays.pointer, found)
+                self.arguments(), volume, log_sum, slope, to
             )
             _raise(status)
         return found

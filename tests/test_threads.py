@@ -80,6 +80,10 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
             "logits": rng.normal(size=(6, 16, 300)).astype(np.float32),
             "centroids": rng.normal(size=(16, 20)).astype(np.float32),
         },
+        "metadata_cost_volume": {
+            "reference": rng.normal(size=(3, 40, 50)).astype(np.float32),
+            "sources": rng.normal(size=(2, 3, 41, 37)).astype(np.float32),
+        },
         "LossMaps.from_dense": {"maps": maps},
         "LossMaps.evaluate": {"maps": maps, "xy": maps_xy},
         "LossMaps.mass": {"maps": maps, "centers": maps_xy},

@@ -45,13 +45,12 @@ PYLOC_BINDING(metadata_cost_volume, m) {
   });
   m.def("metadata_cost_volume_backward",
         [](const py::tuple& problem, std::uintptr_t volume, std::uintptr_t log_sum, std::uintptr_t d_volume,
-           std::uintptr_t d_reference, std::uintptr_t d_sources, std::uintptr_t d_w1, std::uintptr_t d_b1,
-           std::uintptr_t d_w2, std::uintptr_t d_b2, std::uintptr_t d_w3, std::uintptr_t d_b3) {
+           const py::tuple& found) {  // gradients of reference, sources and the six weights
           const cpu::MetadataProblem in = problem_from(problem);
+          if (found.size() != 8) throw std::invalid_argument("a metadata cost volume has 8 gradients");
+          const auto at = [&](std::size_t i) { return address<float>(found[i].cast<std::uintptr_t>()); };
           const cpu::MetadataGradients gradients{
-              address<const float>(d_volume), address<float>(d_reference), address<float>(d_sources),
-              address<float>(d_w1),           address<float>(d_b1),        address<float>(d_w2),
-              address<float>(d_b2),           address<float>(d_w3),        address<float>(d_b3)};
+              address<const float>(d_volume), at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
           const py::gil_scoped_release released;
           return cpu::metadata_cost_volume_kernels().backward(in, address<const float>(volume),
                                                               address<const float>(log_sum), gradients);

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pyloc_core import _aggregation, _arrays, _dispatch, _library, _metadata, _sweep, _tensors
 
 _OP = "metadata_cost_volume"
@@ -88,14 +90,16 @@ def metadata_cost_volume(
         return _with_torch(given, weights, rest, check_finite, options)
     sweep = _sweep.check_arrays(*given)
     numbers = _metadata.weight_arrays(weights, sweep.shape.channels)
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is refused below
+        geometry = _geometry(sweep, *rest)
+        rounded = [sweep.rounded(x) for x in geometry]
     if _dispatch.use_reference(_OP, implementation):
-        return _reference(sweep, arrays, numbers, _geometry(sweep, *rest))
+        return _reference(sweep, arrays, numbers, geometry)
     b, v, c, _, h, w, hs, ws = sweep.shape
     features = (
         _metadata.reshaped(sweep.reference, (b, c, h, w)),
         _metadata.reshaped(sweep.sources, (b, v, c, hs, ws)),
     )
-    rounded = [sweep.rounded(x) for x in _geometry(sweep, *rest)]
     native = _metadata.Native(features, (*numbers, *rounded), sweep.num_views, threads)
     out = native.forward(False)[0]
     return _aggregation.as_kind(out.reshape(*sweep.leading, *out.shape[1:]), sweep.reference)
@@ -223,9 +227,10 @@ def _backward_op(*arguments: Any) -> tuple[Any, ...]:
     if chosen == "native":
         torch = _arrays.torch_module()
         native = _native(tensors, threads)
-        exact = volume.dtype == torch.float32  # otherwise rounded too far to go on from
-        kept = [x.contiguous().numpy() if exact else None for x in (volume, log_sum)]
-        found = native.backward(*kept, d_volume.float().contiguous().numpy())
+        kept = None  # a rounded volume is not enough to go on from
+        if volume.dtype == torch.float32:
+            kept = (volume.contiguous().numpy(), log_sum.contiguous().numpy())
+        found = native.backward(kept, d_volume.float().contiguous().numpy())
         return tuple(torch.from_numpy(g).to(x.dtype) for g, x in zip(found, tensors))
     if chosen == "triton":
         module = _dispatch.device_module(_OP, chosen)
