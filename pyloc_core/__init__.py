@@ -33,6 +33,7 @@ from pyloc_core.ops.metadata_cost_volume import metadata_cost_volume
 from pyloc_core.ops.netvlad_aggregate import netvlad_aggregate
 from pyloc_core.ops.nre_loss import nre_loss
 from pyloc_core.ops.p3p import P3PSolutions, p3p
+from pyloc_core.ops.plane_sweep import plane_sweep
 from pyloc_core.ops.refine_pose import refine_pose
 from pyloc_core.ops.refine_pose_featuremetric import refine_pose_featuremetric
 from pyloc_core.ops.refine_pose_reprojection import refine_pose_reprojection
@@ -93,6 +94,7 @@ __all__ = [
     "netvlad_aggregate",
     "nre_loss",
     "p3p",
+    "plane_sweep",
     "pose_error",
     "quaternion_from_rotation",
     "refine_depth_range",

@@ -92,6 +92,7 @@ def _function(name: str, tensors: int, keep_result: bool) -> Any:
         def forward(ctx, *arguments):  # type: ignore[no-untyped-def]
             given, options = arguments[:tensors], arguments[tensors:]
             result = run(*given, *options)
+            result = result if isinstance(result, (tuple, list)) else (result,)
             ctx.save_for_backward(*given, *result[first_kept:])
             ctx.options = options
             return result[0]

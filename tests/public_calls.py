@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from pose_problems import bilinear, camera, reprojection_problem, smooth_features
+from sweep_scenes import scene
 
 import pyloc_core as pl
 
@@ -115,6 +116,12 @@ def metadata_volume_call() -> Call:
     )  # fmt: skip
 
 
+def sweep_arrays() -> dict[str, np.ndarray]:
+    given = vars(scene((2, 3, 5, 7, 11)))
+    narrow = {n: given[n].astype(np.float32) for n in ("reference", "sources")}
+    return {**given, **narrow}
+
+
 def operator_calls() -> list[Call]:
     """The operators; those not built yet are left out by `all_calls`."""
     matching = matching_arrays()
@@ -168,6 +175,9 @@ def operator_calls() -> list[Call]:
         Call("netvlad_aggregate", _named("netvlad_aggregate"), vlad_arrays(),
              flexible=("features", "logits")),
         metadata_volume_call(),
+        Call("plane_sweep", _named("plane_sweep"), sweep_arrays(),
+             flexible=("reference", "sources", "K_reference", "K_sources",
+                       "source_from_reference", "depths")),
     ]  # fmt: skip
 
 

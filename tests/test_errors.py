@@ -104,7 +104,9 @@ def test_wrong_number_of_dimensions(name, argument) -> None:
 def test_wrong_last_dimension(name, argument) -> None:
     call = CALLS[name]
     good = call.arrays[argument]
-    wide = ("features", "maps", "weights", "values", "volume", "depth")
+    wide = (
+        "features", "maps", "weights", "values", "volume", "depth", "reference", "sources", "depths",
+    )  # fmt: skip
     if argument in wide or name in ("dual_softmax", "salad_assign"):
         pytest.skip("any width is right")
     for bad in (good[..., :-1], np.concatenate([good, good], axis=-1), good[..., :0]):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pose_problems import bilinear, reprojection_problem, smooth_features
 from public_calls import Call, all_calls, arrays_in, loss_maps_problem
+from sweep_scenes import scene
 
 import pyloc_core as pl
 
@@ -84,6 +85,7 @@ def larger() -> dict[str, dict[str, np.ndarray]]:
             "reference": rng.normal(size=(3, 40, 50)).astype(np.float32),
             "sources": rng.normal(size=(2, 3, 41, 37)).astype(np.float32),
         },
+        "plane_sweep": vars(scene((2, 3, 20, 24, 12), (30, 40), (20, 50))),
         "LossMaps.from_dense": {"maps": maps},
         "LossMaps.evaluate": {"maps": maps, "xy": maps_xy},
         "LossMaps.mass": {"maps": maps, "centers": maps_xy},

@@ -4,6 +4,7 @@
 // weights W (m, n) and features F (l, n), and the two products of its gradient, an item at a time.
 #pragma once
 
+#include "cpu/load_rows.h"
 #include "cpu/row_products.h"
 #include "cpu/slot_pool.h"
 #include "cpu/store_rows.h"
@@ -44,19 +45,6 @@ int run_items(std::int64_t batch, int num_threads, const Work& work) {
     if (status != cpu::kAggregateDone) __atomic_store_n(&worst, status, __ATOMIC_RELAXED);
   });
   return worst;
-}
-
-// Element `first` and on of an array as float32.
-inline void load_floats(int dtype, const void* from, std::int64_t first, std::int64_t count, float* to) {
-  if (dtype == kFloat32) {
-    std::memcpy(to, static_cast<const float*>(from) + first, sizeof(float) * std::size_t(count));
-    return;
-  }
-  const auto* half = static_cast<const std::uint16_t*>(from) + first;
-  if (dtype == kFloat16)
-    for (std::int64_t i = 0; i < count; ++i) to[i] = LoadFloat16::load(half + i);
-  else
-    for (std::int64_t i = 0; i < count; ++i) to[i] = LoadBf16::load(half + i);
 }
 
 // An item's features: row i begins at element first + i * stride.
