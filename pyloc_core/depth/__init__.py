@@ -4,4 +4,29 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from pyloc_core.depth.gradient_steps import StepOptions, Stepped
+from pyloc_core.depth.network_refinement import (
+    Refinement,
+    RefinementOptions,
+    refine_network,
+    sfm_depth_loss,
+)
+from pyloc_core.depth.photometric_refinement import PosedFrame, refine_network_photometric
+from pyloc_core.depth.scale_alignment import ScaleAlignment, align_scale
+from pyloc_core.depth.sfm_supervision import SfmView, kitti_benchmark_box, sfm_supervision
+
+__all__ = [
+    "PosedFrame",
+    "Refinement",
+    "RefinementOptions",
+    "ScaleAlignment",
+    "SfmView",
+    "StepOptions",
+    "Stepped",
+    "align_scale",
+    "kitti_benchmark_box",
+    "refine_network",
+    "refine_network_photometric",
+    "sfm_depth_loss",
+    "sfm_supervision",
+]

@@ -12,14 +12,18 @@ from typing import Any
 from pyloc_core._extras import require
 
 
-def read_model(folder: str | Path, image_folder: str | Path, exclude: Sequence[str] = ()) -> Any:
+def read_model(
+    folder: str | Path, image_folder: str | Path | None, exclude: Sequence[str] = ()
+) -> Any:
     """A `pycolmap.Reconstruction` whose registered images all exist, less the excluded ones.
+
+    Without an image folder the pictures are not looked for.
 
     Raises ValueError naming what is missing: the folder, a file of the model, an image, or the
     name to exclude; MissingExtra without pycolmap.
     """
     pycolmap = require("pycolmap", "reading a COLMAP model")
-    folder, image_folder = Path(folder), Path(image_folder)
+    folder, pictures = Path(folder), None if image_folder is None else Path(image_folder)
     if not folder.is_dir():
         raise ValueError(f"no such model folder: {folder}")
     for ending in (".bin", ".txt"):
@@ -30,8 +34,8 @@ def read_model(folder: str | Path, image_folder: str | Path, exclude: Sequence[s
             break
     else:
         raise ValueError(f"{folder} is no COLMAP model: cameras, images and points3D .bin or .txt")
-    if not image_folder.is_dir():
-        raise ValueError(f"no such image folder: {image_folder}")
+    if pictures is not None and not pictures.is_dir():
+        raise ValueError(f"no such image folder: {pictures}")
     if ending == ".bin":
         _check_counts(folder)
     try:
@@ -45,10 +49,10 @@ def read_model(folder: str | Path, image_folder: str | Path, exclude: Sequence[s
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ValueError(f"the model has no image {name}{hint}")
         model.deregister_frame(names.pop(name).frame_id)
-    absent = sorted(name for name in names if not (image_folder / name).is_file())
+    absent = sorted(name for name in names if pictures and not (pictures / name).is_file())
     if absent:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise ValueError(f"{image_folder} lacks the model's image {absent[0]}{more}")
+        raise ValueError(f"{pictures} lacks the model's image {absent[0]}{more}")
     return model
 
 
