@@ -52,8 +52,8 @@ def metadata_problem(
     return {
         "reference": smooth(rng, batch, channels, *size),
         "sources": smooth(rng, batch, views, channels, *source_size),
-        "K_reference": np.broadcast_to(intrinsics(*size), (batch, 3, 3)),
-        "K_sources": np.broadcast_to(intrinsics(*source_size), (batch, views, 3, 3)),
+        "K_reference": np.tile(intrinsics(*size), (batch, 1, 1)),
+        "K_sources": np.tile(intrinsics(*source_size), (batch, views, 1, 1)),
         "source_from_reference": np.concatenate([turned, moved], -1),
         "depths": np.geomspace(0.6, 8.0, planes),
         "mlp_weights": tuple(g * rng.normal(size=s) for g, s in zip(gains, layers)),

@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/metadata_cost_volume.h"
 
-#include "cpu/metadata_item.h"
-#include "cpu/simd_math.h"
+#include "cpu/metadata_gradients.h"
 
 namespace pyloc::cpu::PYLOC_ISA {
 namespace {
@@ -46,7 +45,7 @@ class Forward {
     MetadataSamples s;
     cells.project(view, s);
     const float* map = item_.map(view);
-    (feature_products(layers_, s, map, cells.own()) * PackF::load(s.in_front)).store(s.dot);
+    (feature_products<false>(layers_, s, map, cells.own(), nullptr) * PackF::load(s.in_front)).store(s.dot);
     first_layer(layers_, s, map, cells.base(), cells.turned(), item_.constant(view), item_.centre(view),
                 hidden);
     last_layers<false>(layers_, hidden, nullptr, found);
@@ -85,8 +84,23 @@ int forward(const MetadataProblem& p, float* volume, float* log_sum) {
   return kMetadataDone;
 }
 
-int backward(const MetadataProblem&, const float*, const float*, const MetadataGradients&) {
-  return kMetadataOutOfMemory;
+int backward(const MetadataProblem& p, const float* volume, const float* log_sum,
+             const MetadataGradients& gradients) {
+  Scratch<float> found(volume ? 0 : std::size_t(2 * p.batch * p.planes * p.height * p.width));
+  if (!found) return kMetadataOutOfMemory;
+  if (!volume) {
+    float* sums = found.data() + p.batch * p.planes * p.height * p.width;
+    const int status = forward(p, found.data(), sums);
+    if (status != kMetadataDone) return status;
+    volume = found.data();
+    log_sum = sums;
+  }
+  MetadataLayers layers(p);
+  MetadataItem item(p, layers);
+  Scratch<float> weights(std::size_t(layers.floats())), memory(std::size_t(item.floats()));
+  if (!weights || !memory) return kMetadataOutOfMemory;
+  layers.place(p, weights.data());
+  return MetadataBackward(p, layers, item, volume, log_sum, gradients).run(memory.data());
 }
 
 }  // namespace

@@ -119,6 +119,7 @@ class MetadataCells {
   PackF source_ray(std::int64_t view, int k, PackF inverse_length) const {
     return (ray_[k] - PackF(item_->centre_of(view)[k]) * inverse_depth_) * inverse_length;
   }
+  PackF inverse_depth() const { return inverse_depth_; }
   PackF plane_depth() const { return plane_depth_; }
   std::int64_t x() const { return x_; }
   std::int64_t y() const { return y_; }

@@ -84,9 +84,11 @@ struct alignas(64) MetadataSamples {
 
 PYLOC_INLINE PackF leaky(PackF x) { return max_(x, x * PackF(kLeak)); }
 
-// Inner products of the cells' own features (lanes, features) with the interpolated ones.
+// Inner products of the cells' own features (lanes, features) with the interpolated ones, which with `keep`
+// are written out as well.
+template <bool keep>
 inline PackF feature_products(const MetadataLayers& l, const MetadataSamples& s, const float* maps,
-                              const float* own) {
+                              const float* own, float* kept) {
   PackF sums[kLanes];
   for (int i = 0; i < kLanes; ++i) {
     const float* taps[4];
@@ -95,6 +97,7 @@ inline PackF feature_products(const MetadataLayers& l, const MetadataSamples& s,
     for (std::int64_t c = 0; c < l.features; c += kLanes) {
       PackF f = PackF(s.weight[0][i]) * PackF::load(taps[0] + c);
       for (int t = 1; t < 4; ++t) f = fma_(PackF(s.weight[t][i]), PackF::load(taps[t] + c), f);
+      if (keep) f.store(kept + i * l.features + c);
       total = fma_(f, PackF::load(own + i * l.features + c), total);
     }
     sums[i] = total;
@@ -144,46 +147,54 @@ inline void first_layer(const MetadataLayers& l, const MetadataSamples& s, const
   }
 }
 
+// The product of rows x (lanes, depth of x_ld) with weights (depth, width): each(row, column, a, b) is called
+// with the packs of columns [column, column + kHiddenUnit) and must be inlined. bias (width) may be null.
+template <class Each>
+PYLOC_INLINE void multiply_rows(const float* x, std::int64_t x_ld, std::int64_t depth, const float* weights,
+                                const float* bias, std::int64_t width, const Each& each) {
+  for (std::int64_t j = 0; j < width; j += kHiddenUnit)
+    for (int first = 0; first < kLanes; first += kBlockRows) {
+      PackF sum[kBlockRows][2];
+#pragma GCC unroll 8
+      for (int r = 0; r < kBlockRows; ++r) {
+        sum[r][0] = bias ? PackF::load(bias + j) : PackF(0.0f);
+        sum[r][1] = bias ? PackF::load(bias + j + kLanes) : PackF(0.0f);
+      }
+      const float *from = x + first * x_ld, *column = weights + j;
+      for (std::int64_t k = 0; k < depth; ++k, column += width) {
+        const PackF a = PackF::load(column), b = PackF::load(column + kLanes);
+#pragma GCC unroll 8
+        for (int r = 0; r < kBlockRows; ++r) {
+          const PackF factor(from[r * x_ld + k]);
+          sum[r][0] = fma_(factor, a, sum[r][0]);
+          sum[r][1] = fma_(factor, b, sum[r][1]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < kBlockRows; ++r) each(first + r, j, sum[r][0], sum[r][1]);
+    }
+}
+
 // Second and third layer: score and weight logit of every lane. With `keep` the second hidden layer (lanes,
 // width2) behind its LeakyReLU is written out.
 template <bool keep>
 inline void last_layers(const MetadataLayers& l, const float* hidden, float* kept, PackF found[2]) {
   PackF sums[2][kLanes];
   for (int i = 0; i < kLanes; ++i) sums[0][i] = sums[1][i] = PackF(0.0f);
-  for (std::int64_t j = 0; j < l.width2; j += kHiddenUnit) {
-    const float *third0 = l.third + j, *third1 = third0 + l.width2;
-    for (int first = 0; first < kLanes; first += kBlockRows) {
-      PackF sum[kBlockRows][2];
-#pragma GCC unroll 8
-      for (int r = 0; r < kBlockRows; ++r) {
-        sum[r][0] = PackF::load(l.bias2 + j);
-        sum[r][1] = PackF::load(l.bias2 + j + kLanes);
-      }
-      const float *from = hidden + first * l.width1, *weights = l.second + j;
-      for (std::int64_t k = 0; k < l.hidden1; ++k, weights += l.width2) {
-        const PackF a = PackF::load(weights), b = PackF::load(weights + kLanes);
-#pragma GCC unroll 8
-        for (int r = 0; r < kBlockRows; ++r) {
-          const PackF x(from[r * l.width1 + k]);
-          sum[r][0] = fma_(x, a, sum[r][0]);
-          sum[r][1] = fma_(x, b, sum[r][1]);
-        }
-      }
-#pragma GCC unroll 8
-      for (int r = 0; r < kBlockRows; ++r) {
-        const PackF a = leaky(sum[r][0]), b = leaky(sum[r][1]);
-        if (keep) {
-          a.store(kept + (first + r) * l.width2 + j);
-          b.store(kept + (first + r) * l.width2 + j + kLanes);
-        }
-        PackF &score = sums[0][first + r], &logit = sums[1][first + r];
-        score = fma_(a, PackF::load(third0), fma_(b, PackF::load(third0 + kLanes), score));
-        logit = fma_(a, PackF::load(third1), fma_(b, PackF::load(third1 + kLanes), logit));
-      }
-    }
-  }
-  found[0] = reduce_packs(sums[0]) + PackF(l.bias3[0]);
-  found[1] = reduce_packs(sums[1]) + PackF(l.bias3[1]);
+  multiply_rows(hidden, l.width1, l.hidden1, l.second, l.bias2, l.width2,
+                [&](int row, std::int64_t j, PackF first, PackF second) __attribute__((always_inline)) {
+                  const PackF a = leaky(first), b = leaky(second);
+                  if (keep) {
+                    a.store(kept + row * l.width2 + j);
+                    b.store(kept + row * l.width2 + j + kLanes);
+                  }
+                  for (int k = 0; k < 2; ++k) {
+                    const float* third = l.third + k * l.width2 + j;
+                    sums[k][row] =
+                        fma_(a, PackF::load(third), fma_(b, PackF::load(third + kLanes), sums[k][row]));
+                  }
+                });
+  for (int k = 0; k < 2; ++k) found[k] = reduce_packs(sums[k]) + PackF(l.bias3[k]);
 }
 
 PYLOC_NAMESPACE_END
