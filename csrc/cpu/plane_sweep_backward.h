@@ -79,16 +79,13 @@ class SampleGradients {
 template <int N>
 class SweepBackward : public SweepTiles {
  public:
-  SweepBackward(const cpu::SweepProblem& p, const float* d_volume)
-      : SweepTiles(p), d_volume_(d_volume), parts_(p.views < kChunks ? kChunks / p.views : 1) {
-    if (parts_ > p.height) parts_ = p.height;
-  }
+  SweepBackward(const cpu::SweepProblem& p, const float* d_volume) : SweepTiles(p), d_volume_(d_volume) {}
 
   bool run(void* d_reference, void* d_sources) {
     const cpu::SweepProblem& p = problem_;
     const std::int64_t cells = area_ * map_.stride, slopes = p.reduce == cpu::kSweepValidMean;
     Scratch<float> maps(std::size_t(map_.floats() * p.views)), features((std::size_t(cells)));
-    Scratch<float> d_maps(std::size_t(map_.floats() * p.views * parts_));
+    Scratch<float> d_maps(std::size_t(map_.floats() * (p.views > kChunks ? p.views : kChunks)));
     Scratch<float> d_features(std::size_t(cells * p.views));
     Scratch<float> scaled(std::size_t(slopes * p.planes * area_));
     if (!maps || !features || !d_maps || !d_features || !scaled) return false;
@@ -100,7 +97,9 @@ class SweepBackward : public SweepTiles {
   }
 
  private:
-  static constexpr std::int64_t kChunks = 8;  // at least so many chunks of work where there are fewer views
+  // Few views are cut into parts of the reference's rows, so that there are about so many chunks of work.
+  static constexpr std::int64_t kChunks = 8;
+  static std::int64_t parts(std::int64_t used) { return used < kChunks ? kChunks / used : 1; }
 
   bool run_item(std::int64_t item, void* d_reference, void* d_sources) const {
     const cpu::SweepProblem& p = problem_;
@@ -117,13 +116,13 @@ class SweepBackward : public SweepTiles {
            (p.reduce != cpu::kSweepValidMean ||
             chunks(p.height, 3 * tile_floats(p.planes),
                    [&](std::int64_t y, float* memory) { scale_row(item, y, memory); })) &&
-           chunks(used * parts_, 2 * tile_floats(p.planes),
+           chunks(used * parts(used), 2 * tile_floats(p.planes),
                   [&](std::int64_t chunk, float* memory) { view_rows(item, chunk, memory); }) &&
            chunks(p.height, room,
                   [&](std::int64_t y, float* memory) {
                     finish_reference(reference, used, y, memory, d_reference);
                   }) &&
-           chunks(p.views * p.source_height, map_.stride * round_up(p.source_width, 16),
+           chunks(p.views * p.source_height, 2 * map_.stride * round_up(p.source_width, 16),
                   [&](std::int64_t chunk, float* memory) { finish_source(item, chunk, memory, d_sources); });
   }
 
@@ -145,7 +144,8 @@ class SweepBackward : public SweepTiles {
   // One view, or one part of the reference's rows of it.
   void view_rows(std::int64_t item, std::int64_t chunk, float* inverse) const {
     const cpu::SweepProblem& p = problem_;
-    const std::int64_t v = chunk / parts_, part = chunk % parts_, stride = map_.stride;
+    const std::int64_t each = parts(views(item)), v = chunk / each, part = chunk % each;
+    const std::int64_t stride = map_.stride;
     float *slopes = inverse + tile_floats(p.planes), *d_map = d_maps_ + chunk * map_.floats();
     std::memset(d_map, 0, sizeof(float) * std::size_t(map_.floats()));
     const SampleGradients<N> gradients(maps_ + v * map_.floats(), d_map, map_.pitch,
@@ -155,7 +155,7 @@ class SweepBackward : public SweepTiles {
     const std::int64_t volume = p.planes * area_;
     const float* from = where_seen ? scaled_ : d_volume_ + item * volume;
     if (p.reduce == cpu::kSweepNone) from = d_volume_ + (item * p.views + v) * volume;
-    for (std::int64_t y = p.height * part / parts_; y < p.height * (part + 1) / parts_; ++y)
+    for (std::int64_t y = p.height * part / each; y < p.height * (part + 1) / each; ++y)
       each_tile([&](std::int64_t x, int cells) {
         const std::int64_t step = inverse_depths(item, y, x, cells, inverse), at = y * p.width + x;
         load_tile(from + at, area_, p.planes, cells, 0.0f, slopes);
@@ -187,12 +187,14 @@ class SweepBackward : public SweepTiles {
     const std::int64_t size = p.channels * p.source_height * p.source_width;
     const PlanarMap to{nullptr,    p.dtype,         (item * p.views + v) * size,
                        p.channels, p.source_height, p.source_width};
-    float* row = map_.row(d_maps_ + v * parts_ * map_.floats(), y);
-    if (v >= views(item))
-      std::memset(row, 0, sizeof(float) * std::size_t(p.source_width * map_.stride));
-    else
-      for (std::int64_t part = 1; part < parts_; ++part)
-        add_floats(row + part * map_.floats(), p.source_width * map_.stride, row);
+    const std::int64_t used = views(item), each = parts(used), count = p.source_width * map_.stride;
+    float* row = map_.row(d_maps_ + (v < used ? v * each : 0) * map_.floats(), y);
+    if (v >= used) {
+      row = memory + map_.stride * round_up(p.source_width, 16);
+      std::memset(row, 0, sizeof(float) * std::size_t(count));
+    }
+    for (std::int64_t part = 1; v < used && part < each; ++part)
+      add_floats(row + part * map_.floats(), count, row);
     unpack_cells(row, to, y, memory, out);
   }
 
@@ -201,7 +203,6 @@ class SweepBackward : public SweepTiles {
   }
 
   const float* d_volume_;
-  std::int64_t parts_;  // of the rows of the reference
   float *maps_ = nullptr, *features_ = nullptr, *d_maps_ = nullptr, *d_features_ = nullptr;
   float* scaled_ = nullptr;
 };
