@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from pyloc_core._checks import integer, number
 from pyloc_core._extras import require
-from pyloc_core.localization.map_build import arrays_of_model
 from pyloc_core.pose import as_cam_from_world, camera_center
 
 Array = npt.NDArray[np.float64]
@@ -259,10 +258,26 @@ def sources_from_model(
             model = pycolmap.Reconstruction(str(model))
         except Exception as error:  # pycolmap raises RuntimeError and others for damaged files
             raise ValueError(f"cannot read the COLMAP model in {model}: {error}") from None
-    arrays = arrays_of_model(model, Path())
+    images = sorted((i for i in model.images.values() if i.has_pose), key=lambda image: image.name)
+    if not images:
+        raise ValueError("the model has no image with a pose")
+    view = {image.image_id: i for i, image in enumerate(images)}
+    points = list(model.points3D.values())
+    # An image that sees a point twice in one track counts once. Cameras may be of any model.
+    tracks = [
+        sorted({view[e.image_id] for e in point.track.elements if e.image_id in view})
+        for point in points
+    ]
+    if not any(tracks):
+        raise ValueError("the model has no 3D point that one of its images sees")
     ranked = rank_sources(
-        arrays.cam_from_world, arrays.xyz, arrays.obs_ptr, arrays.obs_view, count,
-        best_angle=best_angle, least_angle=least_angle,
-    )  # fmt: skip
-    names = arrays.image_names
+        np.array([image.cam_from_world().matrix() for image in images]),
+        np.array([point.xyz for point in points]).reshape(-1, 3),
+        np.cumsum([0] + [len(track) for track in tracks]),
+        np.array([each for track in tracks for each in track], dtype=np.int64),
+        count,
+        best_angle=best_angle,
+        least_angle=least_angle,
+    )
+    names = [image.name for image in images]
     return {name: [names[i] for i in found] for name, found in zip(names, ranked, strict=True)}
