@@ -24,9 +24,9 @@ needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} is not 
 # Selections of the normal run and of the slow one: full networks are slow.
 QUICK = (
     "s2dhm_ratio", "s2dnet", "nre_maps", "nre_local", "nre_gnc", "nre_sizes", "salad_aggregator",
-    "sinkhorn", "mvsa_rule", "sfmttr",
+    "sinkhorn", "mvsa_rule", "mvsa_volume", "sfmttr",
 )  # fmt: skip
-SLOW = ("s2dhm_4", "nre_net", "salad_full")
+SLOW = ("s2dhm_4", "nre_net", "salad_full", "mvsa_full")
 
 
 def assert_parity(prefixes: tuple[str, ...]) -> None:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -98,6 +99,23 @@ class Network(nn.Module):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @contextmanager
+    def evaluating(self, *, half: bool = False) -> Iterator[None]:
+        """Evaluation mode without gradients; afterwards every module is in the mode that it was in, so
+        that results asked for in the middle of training are those of the trained network.
+
+        half: float16 on a GPU, bfloat16 on the CPU, where autocast holds it to be enough.
+        """
+        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def weights_digest(self) -> str:
         """Eight hexadecimal digits that differ when the weights do: saved maps are tied to them."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -159,9 +158,8 @@ class SALAD(Network):
         if not isinstance(images, Iterable):
             raise TypeError(f"images must be a list of images, got {type(images).__name__}")
         batch_size = _checks.integer("batch_size", batch_size, 1)
-        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         found = [np.zeros((0, self.descriptor_size), np.float32)]
-        with self._evaluation(), torch.autocast(self.device.type, dtype, enabled=bool(half)):
+        with self.evaluating(half=bool(half)):
             for batch in self._batches(images, batch_size):
                 found.append(as_numpy(self(batch)))
         return np.concatenate(found)
@@ -172,7 +170,7 @@ class SALAD(Network):
         `image` as for `global_descriptor`; `heat_map.draw_heat_map` makes a picture of it. The mean is
         about num_clusters / (h w): every cluster takes one patch's worth.
         """
-        with self._evaluation():
+        with self.evaluating():
             (pixels,) = self._batches([image], 1)
             rows, columns = self.vit.grid(pixels)
             dustbin = self.assignment(pixels)[0, -1].exp()
@@ -194,19 +192,6 @@ class SALAD(Network):
             batch.append(pixels)
         if batch:
             yield torch.cat(batch)
-
-    @contextmanager
-    def _evaluation(self) -> Iterator[None]:
-        """Evaluation mode, no gradients; descriptors asked for in the middle of training are not drawn
-        with dropout."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 class CliqueMining(SALAD):
