@@ -1,0 +1,249 @@
+# SPDX-FileCopyrightText: 2026 The pyloc_core authors
+# SPDX-License-Identifier: Apache-2.0
+"""Cost volumes behind the interface of SimpleRecon-style cost volume managers, to be swapped in.
+
+The interface (names and order of the arguments, the four results) is the public one of that family; the
+arithmetic is `plane_sweep` and `metadata_cost_volume`. There matrices are 4 x 4 and intrinsics count from
+cell edges (the first cell's centre is 0.5); here half a cell is taken off at the border.
+
+    manager = DotProductVolume(matching_height=120, matching_width=160, num_depth_bins=64)
+    cost_volume, lowest_cost, planes_bdhw, mask_bhw = manager(
+        cur_feats, src_feats, src_extrinsics, src_poses, src_Ks, cur_invK, min_depth, max_depth)
+
+SimpleRecon's own metadata volume is not here: it joins the metadata of a fixed number of views in one
+network. `ViewAgnosticVolume` is MVSAnywhere's, for any number of views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyloc_core import _tensors
+from pyloc_core._checks import integer
+from pyloc_core._extras import require
+from pyloc_core.depth_planes import log_depth_planes
+from pyloc_core.ops.metadata_cost_volume import metadata_cost_volume
+from pyloc_core.ops.plane_sweep import plane_sweep
+
+__all__ = ["DotProductVolume", "ViewAgnosticVolume"]
+
+torch = require("torch", "SimpleRecon's interface")
+
+_BORDER = 2.0  # cells: what the mask leaves out at the border of a source map, as published
+_NEAR_ZERO = 1e-8  # |z| below which the published projection does not divide
+# Buffers of published checkpoints that depend on the resolution alone.
+_DERIVED = ("linear_ramp_1d11", "backprojector.pix_coords_13N", "projector.eps")
+
+
+class _CostVolume(torch.nn.Module):  # type: ignore[misc,name-defined]
+    """What both volumes share: planes, cameras, the depth of the best plane, the mask."""
+
+    def __init__(self, matching_height: int, matching_width: int, num_depth_bins: int = 64) -> None:
+        super().__init__()
+        self.matching_height = integer("matching_height", matching_height, 1)
+        self.matching_width = integer("matching_width", matching_width, 1)
+        self.num_depth_bins = integer("num_depth_bins", num_depth_bins, 2)
+
+    def forward(
+        self,
+        cur_feats: Any,
+        src_feats: Any,
+        src_extrinsics: Any,
+        src_poses: Any,
+        src_Ks: Any,
+        cur_invK: Any,
+        min_depth: Any,
+        max_depth: Any,
+        depth_planes_bdhw: Any = None,
+        return_mask: bool = False,
+    ) -> tuple[Any, Any, Any, Any]:
+        """Cost volume of one reference and V source views.
+
+        Args:
+            cur_feats: (B, C, H, W) reference features, (H, W) the size given to the constructor.
+            src_feats: (B, V, C, Hs, Ws), any V >= 1.
+            src_extrinsics: (B, V, 4, 4) source from reference.
+            src_poses: (B, V, 4, 4) reference from source, the inverse. On the CPU ValueError where it is
+                not; it carries nothing else.
+            src_Ks: (B, V, 4, 4) intrinsics at the resolution of the source maps, from cell edges.
+            cur_invK: (B, 4, 4) inverse intrinsics at that of the reference map, from cell edges.
+            min_depth, max_depth: numbers, or tensors of B values or one, such as (B, 1, 1, 1).
+            depth_planes_bdhw: (B, D, H, W) depths of every cell; None: logarithmic between the two.
+            return_mask: make the mask.
+
+        Returns:
+            cost_volume (B, D, H, W); lowest_cost (B, H, W), depth of the plane with the highest value;
+            depth_planes_bdhw (B, D, H, W); overall_mask_bhw (B, H, W) bool, or None without return_mask:
+            cells which at the last plane lie in front of some source and, in some source, more than two
+            cells within its map. Gradients reach the features and the network's weights.
+
+        Raises:
+            ValueError, TypeError: as `plane_sweep`, `metadata_cost_volume`, `log_depth_planes`.
+        """
+        size = (self.matching_height, self.matching_width)
+        if getattr(cur_feats, "ndim", 0) != 4 or tuple(cur_feats.shape[2:]) != size:
+            shape = tuple(getattr(cur_feats, "shape", ()))
+            raise ValueError(f"cur_feats must have shape (B, C, {size[0]}, {size[1]}), got {shape}")
+        batch = len(cur_feats)
+        near, far = (
+            self._ends(x, name, cur_feats)
+            for x, name in ((min_depth, "min_depth"), (max_depth, "max_depth"))
+        )
+        cameras = _cameras(cur_invK, src_Ks, src_extrinsics, src_poses, batch)
+        if depth_planes_bdhw is None:
+            planes = log_depth_planes(near, far, self.num_depth_bins)
+            every_cell = planes[:, :, None, None].expand(-1, -1, *size)
+        else:
+            every_cell = planes = _tensors.check(
+                depth_planes_bdhw, "depth_planes_bdhw", shape=(batch, "D", *size), dtype="float32"
+            )
+        volume = self.volume(cur_feats, src_feats, cameras, planes, (near, far))
+        best = volume.detach().argmax(1, keepdim=True)
+        lowest_cost = every_cell.gather(1, best)[:, 0]
+        mask = None
+        if return_mask:
+            mask = overall_mask(*cameras, every_cell[:, -1], tuple(src_feats.shape[-2:]))
+        return volume, lowest_cost, every_cell, mask
+
+    def volume(
+        self, cur: Any, src: Any, cameras: tuple[Any, Any, Any], planes: Any, ends: tuple[Any, Any]
+    ) -> Any:
+        """(B, D, H, W); cameras: K_reference, K_sources in map coordinates, source_from_reference."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _ends(value: Any, name: str, feats: Any) -> Any:
+        """(B,) float32 on the device of the features."""
+        given = torch.as_tensor(value, dtype=torch.float32, device=feats.device).detach().flatten()
+        if len(given) not in (1, len(feats)):
+            raise ValueError(f"{name} must hold one value or {len(feats)}, got {len(given)}")
+        return given.expand(len(feats))
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        for name in _DERIVED:
+            state.pop(prefix + name, None)
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+class DotProductVolume(_CostVolume):
+    """Mean over the source views of the inner products in front of them: `plane_sweep`.
+
+    Args:
+        matching_height, matching_width: of the feature maps. num_depth_bins: planes.
+    """
+
+    def volume(
+        self, cur: Any, src: Any, cameras: tuple[Any, Any, Any], planes: Any, ends: tuple[Any, Any]
+    ) -> Any:
+        return plane_sweep(cur, src, *cameras, planes)
+
+
+class ViewAgnosticVolume(_CostVolume):
+    """MVSAnywhere's volume: a score and a weight per view from features and geometry, `metadata_cost_volume`.
+
+    Its parameters carry the published names (mlp.net.0.weight ...); buffers of published checkpoints that
+    depend on the resolution are passed over when a state is loaded.
+
+    Args:
+        matching_height, matching_width, num_depth_bins: as of `DotProductVolume`.
+        matching_dim_size: channels C of the features.
+        mlp_channels: sizes of the two hidden layers.
+        scale_invariant: as of `metadata_cost_volume`.
+    """
+
+    def __init__(
+        self,
+        matching_height: int,
+        matching_width: int,
+        num_depth_bins: int = 64,
+        matching_dim_size: int = 16,
+        *,
+        mlp_channels: Sequence[int] = (32, 32),
+        scale_invariant: bool = False,
+    ) -> None:
+        super().__init__(matching_height, matching_width, num_depth_bins)
+        first, second = (integer("mlp_channels", n, 1) for n in mlp_channels)
+        inputs = 2 * integer("matching_dim_size", matching_dim_size, 1) + 14
+        linear, leaky = torch.nn.Linear, torch.nn.LeakyReLU
+        self.mlp = torch.nn.Module()
+        self.mlp.net = torch.nn.Sequential(
+            linear(inputs, first),
+            leaky(0.01),
+            linear(first, second),
+            leaky(0.01),
+            linear(second, 2),
+        )
+        self.scale_invariant = bool(scale_invariant)
+
+    def volume(
+        self, cur: Any, src: Any, cameras: tuple[Any, Any, Any], planes: Any, ends: tuple[Any, Any]
+    ) -> Any:
+        weights = tuple(self.mlp.net.parameters())
+        return metadata_cost_volume(
+            cur, src, *cameras, planes, weights, depth_limits=torch.stack(ends, -1),
+            scale_invariant=self.scale_invariant,
+        )  # fmt: skip
+
+
+def _cameras(
+    cur_invK: Any, src_Ks: Any, src_extrinsics: Any, src_poses: Any, batch: int
+) -> tuple[Any, Any, Any]:
+    """(K_reference, K_sources, source_from_reference) in float64, intrinsics in map coordinates."""
+    given = {
+        "cur_invK": cur_invK,
+        "src_Ks": src_Ks,
+        "src_extrinsics": src_extrinsics,
+        "src_poses": src_poses,
+    }
+    checked = {}
+    for name, matrix in given.items():
+        views = () if name == "cur_invK" else ("V",)
+        checked[name] = _tensors.check(matrix, name, shape=(batch, *views, 4, 4)).detach()
+    inverse, Ks, extrinsics, poses = checked.values()
+    if extrinsics.device.type == "cpu":
+        identity = torch.eye(4, dtype=torch.float64)
+        scale = 1 + extrinsics[..., :3, 3].abs().amax() if extrinsics.numel() else 1.0
+        if (
+            extrinsics.shape == poses.shape
+            and ((extrinsics @ poses - identity).abs() > 1e-3 * scale).any()
+        ):
+            raise ValueError("src_poses must be the inverses of src_extrinsics")
+    K = _inverse(inverse[:, :3, :3], "cur_invK")
+    return _from_edges(K), _from_edges(Ks[..., :3, :3]), extrinsics[..., :3, :]
+
+
+def _inverse(matrix: Any, name: str) -> Any:
+    """Nothing waits for a device: there what is singular becomes NaN or infinite."""
+    found, info = torch.linalg.inv_ex(matrix)
+    if matrix.device.type == "cpu" and info.any():
+        raise ValueError(f"{name} is singular")
+    return found
+
+
+def _from_edges(K: Any) -> Any:
+    """Intrinsics that count from cell edges as ones that count from the first cell's centre."""
+    shifted = K.clone()
+    shifted[..., :2, 2] -= 0.5 * K[..., 2, 2, None]
+    return shifted
+
+
+def overall_mask(
+    K_reference: Any, K_sources: Any, source_from_reference: Any, depth: Any, source_size: Any
+) -> Any:
+    """(B, H, W) bool: cells that at `depth` (B, H, W) lie in front of some source and within some source's
+    map without its border. The two may be different sources, as published."""
+    height, width = depth.shape[1:]
+    d = depth.detach().double()
+    cameras = (K_reference, K_sources, source_from_reference)
+    K_reference, K_sources, source_from_reference = (each.to(d.device) for each in cameras)
+    y, x = torch.meshgrid(torch.arange(height).to(d), torch.arange(width).to(d), indexing="ij")
+    cells = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+    points = d.flatten(1)[:, None] * (_inverse(K_reference, "K_reference") @ cells)  # (B, 3, H W)
+    R, t = source_from_reference[..., :3], source_from_reference[..., 3:]
+    uvz = K_sources @ (R @ points[:, None] + t)  # (B, V, 3, H W)
+    z = uvz[:, :, 2:]
+    uv = uvz[:, :, :2] / torch.where(z.abs() > _NEAR_ZERO, z, torch.ones_like(z)) + 0.5
+    limit = torch.tensor([source_size[1], source_size[0]]).to(d)[:, None] - _BORDER
+    inside = ((uv > _BORDER) & (uv < limit)).all(2)
+    return ((z[:, :, 0] > 0).any(1) & inside.any(1)).unflatten(1, (height, width))
