@@ -22,6 +22,7 @@ _EXTRAS = {
     "torch": ("torch", "torch"),
     "tensorboard": ("tensorboard", "training"),
     "pytorch_metric_learning": ("pytorch-metric-learning", "training"),
+    "open3d": ("open3d", "mesh"),
     "faiss": ("faiss-cpu", "retrieval"),
     "scipy": ("scipy", "mining"),
     "networkx": ("networkx", "mining"),
