@@ -68,6 +68,24 @@ def test_a_mirrored_scene_is_one_scene() -> None:
         np.testing.assert_allclose(again.K, scene.K, rtol=1e-15)
 
 
+def test_the_dot_volume_of_a_mirrored_tuple_is_the_mirrored_volume() -> None:
+    plain, turned = (plain_tuple(s, 2) for s in (SCENES[1], mirrored(SCENES[1])))
+    depths = torch.linspace(1, 30, 7)
+
+    to_map = torch.from_numpy(pl.scale_intrinsics(np.eye(3), (48, 64), (12, 16)))
+
+    def volume(item: dict) -> torch.Tensor:
+        maps = torch.nn.functional.avg_pool2d
+        return pl.plane_sweep(
+            maps(item["reference"][None], 4)[0], maps(item["sources"], 4), to_map @ item["K_reference"],
+            to_map @ item["K_sources"], item["source_from_reference"], depths,
+        )  # fmt: skip
+
+    one, other = volume(plain), volume(turned)
+    assert one.std() > 0.1
+    torch.testing.assert_close(other, one.flip(-1), rtol=1e-4, atol=1e-4)
+
+
 def test_distortion_cannot_be_mirrored() -> None:
     camera = pl.Camera("SIMPLE_RADIAL", 64, 48, (60.0, 32.0, 24.0, 0.1))
     with pytest.raises(ValueError, match="SIMPLE_RADIAL"):

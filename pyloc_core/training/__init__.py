@@ -14,6 +14,9 @@ require("torch", "pyloc_core.training")
 
 from pyloc_core.training.depth_loss import DepthLosses
 from pyloc_core.training.depth_options import DepthOptions
+from pyloc_core.training.depth_task import DepthJudge, DepthTask
+from pyloc_core.training.depth_training import train_depth
+from pyloc_core.training.frame_scenes import FrameScenes
 from pyloc_core.training.loop import Outcome
 from pyloc_core.training.loss import DensePairLoss, GradNetPairLoss
 from pyloc_core.training.options import TrainingOptions
@@ -41,9 +44,12 @@ from pyloc_core.training.warped_pairs import WarpedPairs
 
 __all__ = [
     "DensePairLoss",
+    "DepthJudge",
     "DepthLosses",
     "DepthOptions",
     "DepthScene",
+    "DepthTask",
+    "FrameScenes",
     "GradNetPairLoss",
     "MinedPlaces",
     "MultiSimilarity",
@@ -70,5 +76,6 @@ __all__ = [
     "read_gsv_cities",
     "read_table",
     "train",
+    "train_depth",
     "train_places",
 ]

@@ -3,6 +3,7 @@
 """Train the project's dense descriptor, GradNet, with the neural reprojection error.
 
 Networks for place recognition: python -m pyloc_core.training places --help
+Multi-view depth:               python -m pyloc_core.training depth --help
 
     python -m pyloc_core.training --out runs/first
     torchrun --nproc-per-node 4 -m pyloc_core.training --out runs/first --batch 16
@@ -72,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pyloc_core.training.place_command import main as train_places
 
         return train_places(given[1:])
+    if given[:1] == ["depth"]:
+        from pyloc_core.training.depth_command import main as train_depth
+
+        return train_depth(given[1:])
     return one_line(_run, parser().parse_args(given))
 
 
