@@ -24,18 +24,30 @@ class PlaneView:
     depth: np.ndarray
 
 
-def plane_view(index: int, step: float = 0.2) -> PlaneView:
-    """Camera `index` of a row of them, each a little turned."""
+def camera(scale: int = 1) -> np.ndarray:
+    """K of images `scale` times SIZE."""
+    return K * [[scale], [scale], [1]]
+
+
+def plane_view(index: int, scale: int = 1, step: float = 0.2) -> PlaneView:
+    """Camera `index` of a row of them, each a little turned; images `scale` times SIZE."""
     angle = 0.03 * index
     c, s = np.cos(angle), np.sin(angle)
     R = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     centre = np.array([step * index, 0.05 * index, 0])
-    x, y = np.meshgrid(np.arange(SIZE[1]) + 0.5, np.arange(SIZE[0]) + 0.5)
-    rays = np.einsum("ij,jhw->hwi", R.T @ np.linalg.inv(K), np.stack([x, y, np.ones(SIZE)]))
+    size = (scale * SIZE[0], scale * SIZE[1])
+    x, y = np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5)
+    rays = np.einsum(
+        "ij,jhw->hwi", R.T @ np.linalg.inv(camera(scale)), np.stack([x, y, np.ones(size)])
+    )
     depth = (-DISTANCE - NORMAL @ centre) / (rays @ NORMAL)
     points = centre + depth[..., None] * rays
-    waves = [np.sin(3 * points[..., 0] + k) * np.cos(4 * points[..., 1] - k) for k in range(3)]
-    image = (127 + 100 * np.stack(waves, -1)).round().astype(np.uint8)
+    u, v = points[..., 0], points[..., 1]
+    waves = [
+        70 * np.sin(3 * u + k) * np.cos(4 * v - k) + 40 * np.sin(11 * u + 5 * v + k)
+        for k in range(3)
+    ]
+    image = (127 + np.stack(waves, -1)).round().astype(np.uint8)
     return PlaneView(np.c_[R, -R @ centre], image, depth.astype(np.float32))
 
 
@@ -86,10 +98,10 @@ def write_scannet(scene: Path, count: int = 12) -> None:
 
 
 def write_mvsnet(scene: Path, count: int = 5, unit: float = 1.0, images: str = "images",
-                 depths: str = "depths") -> None:  # fmt: skip
+                 depths: str = "depths", scale: int = 1) -> None:  # fmt: skip
     lines = [str(count)]
     for i in range(count):
-        view = plane_view(i)
+        view = plane_view(i, scale)
         save_image(scene / images / f"{i:08d}.png", view.image)
         save_pfm(scene / depths / f"{i:08d}.pfm", view.depth / unit)
         pose = view.cam_from_world.copy()
@@ -99,7 +111,7 @@ def write_mvsnet(scene: Path, count: int = 5, unit: float = 1.0, images: str = "
             four(pose),
             "",
             "intrinsic",
-            K,
+            camera(scale),
             "",
             f"{2 / unit} {0.1 / unit} 64 {9 / unit}",
         )

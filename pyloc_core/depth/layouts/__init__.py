@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyloc_core import _checks
-from pyloc_core.depth.layouts.depth_set import DepthSample, DepthSet, PosedImage
+from pyloc_core.depth.layouts.depth_set import DepthSample, DepthSet, SampleView
 from pyloc_core.depth.layouts.eth3d import read_eth3d
 from pyloc_core.depth.layouts.kitti import read_kitti
 from pyloc_core.depth.layouts.mvsnet import (
@@ -24,7 +24,7 @@ __all__ = [
     "LAYOUTS",
     "DepthSample",
     "DepthSet",
-    "PosedImage",
+    "SampleView",
     "read_blendedmvs",
     "read_depth_layout",
     "read_dtu",

@@ -18,7 +18,7 @@ DepthMap = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class PosedImage:
+class SampleView:
     """An image with its camera, nothing read yet.
 
     Attributes:
@@ -50,8 +50,8 @@ class DepthSample:
     """
 
     name: str
-    reference: PosedImage
-    sources: tuple[PosedImage, ...]
+    reference: SampleView
+    sources: tuple[SampleView, ...]
     read_depth: Callable[[], DepthMap]
     depth_range: tuple[float, float] | None = None
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from pyloc_core._extras import require
-from pyloc_core.depth.layouts.depth_files import read_raw_depth
-from pyloc_core.depth.layouts.depth_set import Array, DepthSample, DepthSet, PosedImage
+from pyloc_core.depth.layouts.depth_set import Array, DepthSample, DepthSet, SampleView
+from pyloc_core.depth.layouts.true_depth import read_raw_depth
 from pyloc_core.depth.sources import NUM_SOURCES, sources_from_model
 
 _ONE_FOCAL = {
@@ -86,7 +86,7 @@ def _scene(scene: Path, images: str, calibration: str, count: int) -> list[Depth
         path = _image_path(scene, images, image.name)
         pose = np.array(image.cam_from_world().matrix())
         label = f"{scene.name}/{Path(image.name).name}"
-        views[image.name] = PosedImage(label, path, _pinhole(camera), pose)
+        views[image.name] = SampleView(label, path, _pinhole(camera), pose)
         sizes[image.name] = (int(camera.height), int(camera.width))
     samples = []
     for key, view in sorted(views.items()):

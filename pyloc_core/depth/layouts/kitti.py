@@ -20,16 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pyloc_core.depth.layouts.depth_files import read_png_depth
 from pyloc_core.depth.layouts.depth_set import (
     Array,
     DepthSample,
     DepthSet,
-    PosedImage,
+    SampleView,
     existing,
     from_pixel_centres,
     only,
 )
+from pyloc_core.depth.layouts.true_depth import read_png_depth
 from pyloc_core.pose import as_cam_from_world
 
 UNITS_PER_METRE = 256.0
@@ -73,7 +73,7 @@ def read_kitti(
             if path.is_file() and oxts.is_file():
                 world_from_imu = _pose_of_oxts(_oxts(oxts), origin)
                 pose = as_cam_from_world((camera_from_imu @ np.linalg.inv(world_from_imu))[:3])
-                views[frame] = PosedImage(f"{drive}/{frame:010d}", path, K, pose)
+                views[frame] = SampleView(f"{drive}/{frame:010d}", path, K, pose)
             elif frame == number:
                 raise FileNotFoundError(f"no such frame: {path} with {oxts}")
         sources = tuple(views[number + o] for o in offsets if number + o in views)

@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from pyloc_core.depth.layouts.depth_files import read_depth_file
 from pyloc_core.depth.layouts.depth_set import (
     DepthSample,
     DepthSet,
-    PosedImage,
+    SampleView,
     existing,
     from_pixel_centres,
 )
+from pyloc_core.depth.layouts.true_depth import read_true_depth
 from pyloc_core.pose import as_cam_from_world
 
 _IMAGES = (".jpg", ".png", ".jpeg", ".JPG")
-_DEPTHS = (".pfm", ".npz", ".npy", ".png")
+_DEPTHS = (".pfm", ".npz", ".npy", ".bin", ".png")
 
 
 def read_mvsnet(
@@ -69,7 +69,7 @@ def read_mvsnet(
         pairs = _pair_file(scene, cameras)
         if pairs is None:
             raise FileNotFoundError(f"{scene} holds no pair.txt")
-        views: dict[int, tuple[PosedImage, tuple[float, float] | None]] = {}
+        views: dict[int, tuple[SampleView, tuple[float, float] | None]] = {}
         for reference, sources in _pairs(pairs):
             file = _find(scene / depths, reference, _DEPTHS)
             if file is None:
@@ -77,7 +77,7 @@ def read_mvsnet(
             for index in (reference, *sources[:count]):
                 if index not in views:
                     views[index] = _view(scene, index, images, cameras, unit, centres_at_integers)
-            read = partial(read_depth_file, file, scale=unit, units_per_metre=1 / unit)
+            read = partial(read_true_depth, file, unit)
             chosen = tuple(views[i][0] for i in sources[:count])
             view, limits = views[reference]
             samples.append(DepthSample(view.name, view, chosen, read, limits))
@@ -132,7 +132,7 @@ def _pairs(path: Path) -> list[tuple[int, list[int]]]:
 
 def _view(
     scene: Path, index: int, images: str, cameras: str, unit: float, centres: bool
-) -> tuple[PosedImage, tuple[float, float] | None]:
+) -> tuple[SampleView, tuple[float, float] | None]:
     path = existing(scene / cameras / f"{index:08d}_cam.txt")
     words = path.read_text().split()
     try:
@@ -145,7 +145,7 @@ def _view(
     image = _find(scene / images, index, _IMAGES)
     if image is None:
         raise FileNotFoundError(f"{scene / images} holds no image {index:08d}")
-    view = PosedImage(
+    view = SampleView(
         f"{scene.name}/{index:08d}", image, from_pixel_centres(K) if centres else K, pose
     )
     return view, _limits(numbers[25:], unit)

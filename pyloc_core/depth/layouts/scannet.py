@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pyloc_core._checks import known_name
-from pyloc_core.depth.layouts.depth_files import read_png_depth
-from pyloc_core.depth.layouts.depth_set import DepthSample, DepthSet, PosedImage, from_pixel_centres
+from pyloc_core.depth.layouts.depth_set import DepthSample, DepthSet, SampleView, from_pixel_centres
+from pyloc_core.depth.layouts.true_depth import read_png_depth
 from pyloc_core.depth.sources import NUM_SOURCES, select_sources
 from pyloc_core.localization.rgbd_folder import read_rgbd_folder
 
@@ -72,7 +72,7 @@ def _scene(
         key=lambda f: (int(f.name) if f.name.isdigit() else -1, f.name),
     )
     views = [
-        PosedImage(
+        SampleView(
             f"{scene.name}/{f.name}", f.image_path, from_pixel_centres(f.K), f.cam_from_world
         )
         for f in frames
