@@ -4,29 +4,67 @@
 
 from __future__ import annotations
 
+from pyloc_core.depth.evaluate import DepthEvaluation, depth_table, evaluate_depth
 from pyloc_core.depth.gradient_steps import StepOptions, Stepped
+from pyloc_core.depth.layouts import DepthSample, DepthSet, SampleView, read_depth_layout
+from pyloc_core.depth.metrics import (
+    BenchmarkErrors,
+    KittiErrors,
+    benchmark_errors,
+    kitti_errors,
+    mean_errors,
+)
 from pyloc_core.depth.network_refinement import (
     Refinement,
     RefinementOptions,
     refine_network,
     sfm_depth_loss,
 )
+from pyloc_core.depth.normals import backproject_depth, normals_from_depth
 from pyloc_core.depth.photometric_refinement import PosedFrame, refine_network_photometric
+from pyloc_core.depth.predictors import NetworkPredictor, SweepPredictor
 from pyloc_core.depth.scale_alignment import ScaleAlignment, align_scale
 from pyloc_core.depth.sfm_supervision import SfmView, kitti_benchmark_box, sfm_supervision
+from pyloc_core.depth.sources import KeyframeBuffer, select_sources, sources_from_model
+from pyloc_core.depth.splat_loss import SplatLoss, splat_loss
+from pyloc_core.depth.surface_metrics import SurfaceErrors, sample_mesh, surface_errors
 
 __all__ = [
+    "BenchmarkErrors",
+    "DepthEvaluation",
+    "DepthSample",
+    "DepthSet",
+    "KeyframeBuffer",
+    "KittiErrors",
+    "NetworkPredictor",
     "PosedFrame",
     "Refinement",
     "RefinementOptions",
+    "SampleView",
     "ScaleAlignment",
     "SfmView",
+    "SplatLoss",
     "StepOptions",
     "Stepped",
+    "SurfaceErrors",
+    "SweepPredictor",
     "align_scale",
+    "backproject_depth",
+    "benchmark_errors",
+    "depth_table",
+    "evaluate_depth",
     "kitti_benchmark_box",
+    "kitti_errors",
+    "mean_errors",
+    "normals_from_depth",
+    "read_depth_layout",
     "refine_network",
     "refine_network_photometric",
+    "sample_mesh",
+    "select_sources",
     "sfm_depth_loss",
     "sfm_supervision",
+    "sources_from_model",
+    "splat_loss",
+    "surface_errors",
 ]

@@ -16,7 +16,6 @@ network. `ViewAgnosticVolume` is MVSAnywhere's, for any number of views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pyloc_core import _tensors
@@ -29,6 +28,7 @@ from pyloc_core.ops.plane_sweep import plane_sweep
 __all__ = ["DotProductVolume", "ViewAgnosticVolume"]
 
 torch = require("torch", "SimpleRecon's interface")
+from pyloc_core.models.mvsanywhere.variants import MetadataMLP  # noqa: E402 (needs torch)
 
 _BORDER = 2.0  # cells: what the mask leaves out at the border of a source map, as published
 _NEAR_ZERO = 1e-8  # |z| below which the published projection does not divide
@@ -148,7 +148,7 @@ class ViewAgnosticVolume(_CostVolume):
     Args:
         matching_height, matching_width, num_depth_bins: as of `DotProductVolume`.
         matching_dim_size: channels C of the features.
-        mlp_channels: sizes of the two hidden layers.
+        hidden: size of the two hidden layers.
         scale_invariant: as of `metadata_cost_volume`.
     """
 
@@ -159,29 +159,19 @@ class ViewAgnosticVolume(_CostVolume):
         num_depth_bins: int = 64,
         matching_dim_size: int = 16,
         *,
-        mlp_channels: Sequence[int] = (32, 32),
+        hidden: int = 32,
         scale_invariant: bool = False,
     ) -> None:
         super().__init__(matching_height, matching_width, num_depth_bins)
-        first, second = (integer("mlp_channels", n, 1) for n in mlp_channels)
-        inputs = 2 * integer("matching_dim_size", matching_dim_size, 1) + 14
-        linear, leaky = torch.nn.Linear, torch.nn.LeakyReLU
-        self.mlp = torch.nn.Module()
-        self.mlp.net = torch.nn.Sequential(
-            linear(inputs, first),
-            leaky(0.01),
-            linear(first, second),
-            leaky(0.01),
-            linear(second, 2),
-        )
+        channels = integer("matching_dim_size", matching_dim_size, 1)
+        self.mlp = MetadataMLP(channels, integer("hidden", hidden, 1))
         self.scale_invariant = bool(scale_invariant)
 
     def volume(
         self, cur: Any, src: Any, cameras: tuple[Any, Any, Any], planes: Any, ends: tuple[Any, Any]
     ) -> Any:
-        weights = tuple(self.mlp.net.parameters())
         return metadata_cost_volume(
-            cur, src, *cameras, planes, weights, depth_limits=torch.stack(ends, -1),
+            cur, src, *cameras, planes, self.mlp.weights, depth_limits=torch.stack(ends, -1),
             scale_invariant=self.scale_invariant,
         )  # fmt: skip
 
