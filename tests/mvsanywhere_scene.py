@@ -68,6 +68,9 @@ class Scene(NamedTuple):
     def item(self, index: int) -> Scene:
         return Scene(*(each[index : index + 1] for each in self))
 
+    def nothing(self) -> Scene:
+        return Scene(*(each[:0] for each in self))
+
     def scaled(self, factor: float) -> Scene:
         poses = self.poses.clone()
         poses[..., :3, 3] *= factor

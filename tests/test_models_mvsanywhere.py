@@ -67,7 +67,10 @@ def test_one_pass_or_more(name: str) -> None:
     passes = [predict(model, scene, refinements=n) for n in range(3)]
     for hook in hooks:
         hook.remove()
-    assert calls.count("matching") == 3 * 2 and calls.count("combiner") == 1 + 2 + 3
+    assert calls.count("matching") == 3 * 3, (
+        "image by image: a reference and two sources, three times"
+    )
+    assert calls.count("combiner") == 1 + 2 + 3
     one, two, three = passes
     assert torch.equal(one.near, one.first_near) and torch.equal(one.far, one.first_far)
     for earlier, later in itertools.pairwise(passes):
@@ -241,3 +244,20 @@ def test_precisions(name: str) -> None:
         tolerance = {torch.float16: 0.02, torch.bfloat16: 0.15}[dtype]
         assert (found.volume - exact.volume).abs().mean() < tolerance * scale
         assert (found.near < found.depth).all() and (found.depth < found.far).all()
+
+
+@pytest.mark.slow
+def test_the_network_is_one_graph() -> None:
+    """With a range that is given, two passes included."""
+    model, scene = small("mvsanywhere_dot"), Scene.drawn(10, views=2, size=(32, 48))
+    limits = (torch.tensor([0.5]), torch.tensor([8.0]))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        found = compiled(*scene, depth_range=limits)
+    torch.testing.assert_close(found.depth, predict(model, scene, depth_range=limits).depth)
+
+
+@BOTH
+def test_empty_batches(name: str) -> None:
+    found = predict(small(name), Scene.drawn(1, views=2).nothing(), return_volume=True)
+    assert found.depth.shape == (0, 64, 96) and found.volume.shape == (0, 12, 16, 24)

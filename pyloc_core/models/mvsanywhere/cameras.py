@@ -14,12 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyloc_core import _dispatch
+from pyloc_core._sweep import inverse
 from pyloc_core.depth_planes import depth_range
 from pyloc_core.geometry import Size, scale_intrinsics
 from pyloc_core.models.mvsanywhere.matching import STRIDE
 
 MULTIPLE = 16  # of the sides: a token covers 16 x 16 pixels
 MIN_SIDE = 32
+# Image coordinates to those of a map at a quarter of the sides.
+_TO_MAP = scale_intrinsics(np.eye(3), (STRIDE, STRIDE), (1, 1)).tolist()
 _SINGULAR = 1e-12  # |det K|
 _BORDER = 2.0  # cells at the border of a source map that `overall_mask` leaves out, as published
 
@@ -100,11 +103,8 @@ class Cameras:
         The published program counts from cell edges: a quarter of the image's matrix. The package's
         convention takes half a cell off the principal point; the samples are the same.
         """
-        to_map = [
-            torch.from_numpy(scale_intrinsics(np.eye(3), (4 * h, 4 * w), (h, w))).to(self.K_sources)
-            for h, w in (map_size(self.size), map_size(self.source_size))
-        ]
-        return to_map[0] @ self.K_reference, to_map[1] @ self.K_sources
+        to_map = torch.tensor(_TO_MAP).to(self.K_sources)
+        return to_map @ self.K_reference, to_map @ self.K_sources
 
     def valid_views(self) -> Tensor:
         """(B, V) int64: each view's own number, and for views beyond `num_valid` that of the last valid."""
@@ -122,7 +122,7 @@ class Cameras:
             torch.arange(h).to(K_sources), torch.arange(w).to(K_sources), indexing="ij"
         )
         pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-        points = far.to(K_sources)[:, None, None] * (torch.linalg.inv(K_reference) @ pixels)
+        points = far.to(K_sources)[:, None, None] * (inverse(K_reference) @ pixels)
         R, t = self.source_from_reference[..., :3], self.source_from_reference[..., 3:]
         uvz = K_sources @ (R @ points[:, None] + t)
         z = uvz[:, :, 2]
@@ -180,13 +180,15 @@ def first_range(cameras: Cameras, given: tuple[Any, Any] | None) -> tuple[Tensor
     else:
         if not isinstance(given, Sequence) or len(given) != 2:
             raise ValueError(f"depth_range must be (near, far), got {given!r}")
-        near, far = (torch.as_tensor(each, device=K.device).detach() for each in given)
+        near, far = (torch.as_tensor(each).detach() for each in given)
         if any(each.shape not in ((), (1,), (b,)) for each in (near, far)):
             shapes = f"{tuple(near.shape)} and {tuple(far.shape)}"
             raise ValueError(f"depth_range must be two numbers or two ({b},), got {shapes}")
-        if can_look(near) and not bool(((near > 0) & (near < far) & far.isfinite()).all()):
+        on_host = can_look(near) and can_look(far)
+        if on_host and not bool(((near > 0) & (near < far) & far.isfinite()).all()):
             raise ValueError(f"depth_range must have 0 < near < far, got {given}")
-    return near.double().expand(b), far.double().expand(b)
+        near, far = near.to(K), far.to(K)
+    return near.expand(b), far.expand(b)
 
 
 def _matrix(name: str, value: Any, shape: tuple[int, ...], *, look: bool) -> Tensor:

@@ -30,6 +30,15 @@ class BlurPool(nn.Module):
         return F.conv2d(x, self.filt, stride=2, groups=x.shape[1])
 
 
+class LargestOfFour(nn.Module):
+    """The largest value of every 2 x 2 cells, step 1: the max-pooling of the published network, in a
+    quarter of the time that torch takes for overlapping windows on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.maximum(x[:, :, :-1], x[:, :, 1:])
+        return torch.maximum(rows[..., :-1], rows[..., 1:])
+
+
 class BasicBlock(nn.Module):
     """Two normalised 3 x 3 convolutions, added to their input (He et al. 2016)."""
 
@@ -58,7 +67,7 @@ class MatchingEncoder(nn.Module):
 
     def __init__(self, channels: int = 16, width: int = 64) -> None:
         super().__init__()
-        pool = nn.Sequential(nn.MaxPool2d(2, stride=1), BlurPool(width))
+        pool = nn.Sequential(LargestOfFour(), BlurPool(width))
         # The indices are those of the published names.
         self.net = nn.Sequential(
             nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),

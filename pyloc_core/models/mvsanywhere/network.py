@@ -121,7 +121,11 @@ class MVSAnywhere(Network):
     def matching_features(self, images: Tensor) -> Tensor:
         """(N, C, h, w) of preprocessed images (N, 3, H, W): a quarter of the sides, padded to multiples
         of 16. An image's features do not depend on the others: keep them for the next reference."""
-        return self.matching_model(padded(images))
+        images = padded(images)
+        if self.training or images.device.type != "cpu" or len(images) < 2:
+            return self.matching_model(images)
+        # One by one the layers' values stay in the cache; and the result has the same bits in any batch.
+        return torch.cat([self.matching_model(each) for each in images.split(1)])
 
     def mono_features(self, images: Tensor) -> list[Tokens]:
         """Patches (N, C, H / 16, W / 16) and class token of the blocks `mono_taps`."""
