@@ -10,6 +10,7 @@ records gradients and stays on the device, NumPy needs no torch.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,10 @@ class Kind:
 
     def arange(self, *bounds: int) -> Any:
         return self.xp.arange(*bounds, device=self.device) if self.is_torch else np.arange(*bounds)
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        """No warnings of NumPy about overflow; torch has none, and cannot trace the switch."""
+        return nullcontext() if self.is_torch else np.errstate(over="ignore", invalid="ignore")
 
     def refuse(self, wrong: Any, message: str, *, look: bool = False) -> None:
         """ValueError where a condition holds anywhere, if values can be looked at or `look` says so."""

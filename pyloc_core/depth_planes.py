@@ -89,7 +89,7 @@ def depth_range(
         )
     focal = matrix[..., 0, 0]
     kind.refuse(focal <= 0, "K must have a positive focal length K[0, 0]", look=check_finite)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+    with kind.quiet():  # what overflows is refused below
         shortest, longest = _baselines(kind, poses[..., :3, 3], share, check_finite)
         near, far = shortest * (focal / (high * width)), longest * (focal / (low * width))
     kind.refuse(

@@ -132,10 +132,12 @@ def test_compiled_functions_give_the_same() -> None:
     """Values are not looked at while torch.compile traces: one graph, no break."""
 
     def both(volume: torch.Tensor, depth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        near, far = pl.refine_depth_range(depth, 0.3, 9.0)
+        near, far = pl.depth_range(K, given_poses, (48, 64))
+        near, far = pl.refine_depth_range(depth, near, far)
         planes = pl.log_depth_planes(near, far, 16)
         return pl.soft_argmax_depth(volume, planes, window=2), pl.volume_confidence(volume)
 
+    given_poses = poses()
     given = draw(2, 16, 6, 7), draw(2, 6, 7).exp()
     compiled = torch.compile(both, backend="eager", fullgraph=True)
     for found, expected in zip(compiled(*given), both(*given), strict=True):

@@ -64,6 +64,19 @@ def test_a_sequence_looks_back_and_on_request_ahead() -> None:
     assert sources.select_sources(poses, 59, 3, buffer_size=2) == [56, 58]
 
 
+def test_a_sequence_gives_what_the_buffer_gives_frame_by_frame() -> None:
+    rng = np.random.default_rng(3)
+    centres = np.cumsum(rng.normal(0, 0.06, (120, 3)), 0)
+    poses = np.stack(
+        [turned(a, tuple(c)) for a, c in zip(np.cumsum(rng.normal(0, 0.03, 120)), centres)]
+    )
+    buffer, frames = sources.KeyframeBuffer(), sources.keyframes(poses)
+    for i in range(120):
+        assert sources.select_sources(poses, i) == buffer.sources(poses[i])
+        assert sources.select_sources(poses, i, frames=frames) == buffer.sources(poses[i])
+        assert buffer.add(i, poses[i]) == (i in frames)
+
+
 def test_units_and_lost_frames() -> None:
     poses = line(60, 0.051)
     expected = sources.select_sources(poses, 30)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pyloc_core import _array_kinds
 from pyloc_core._array_kinds import Kind
 
@@ -96,13 +98,7 @@ def _rays(depth: Any, K: Any) -> tuple[Kind, Any, Any]:
         or tuple(matrix.shape[:-2]) not in ((), lead)
     ):
         raise ValueError(f"K must have shape (3, 3) or {(*lead, 3, 3)}, got {tuple(matrix.shape)}")
-    try:
-        inverse = kind.xp.linalg.inv(matrix)
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # torch's LinAlgError is a RuntimeError, NumPy's not
-        raise ValueError(f"K is singular: {error}") from None
+    inverse = _inverse(kind, matrix)
     height, width = depth.shape[-2:]
     x, y = (
         kind.cast(kind.arange(width), "float64"),
@@ -111,6 +107,19 @@ def _rays(depth: Any, K: Any) -> tuple[Kind, Any, Any]:
     column = inverse[..., None, None]  # (..., 3, 3, 1, 1): row of the ray, column of (x, y, 1)
     rays = column[..., 0, :, :] * x + column[..., 1, :, :] * y + column[..., 2, :, :]
     return kind, depth, kind.cast(rays, _array_kinds.dtype_name(depth))
+
+
+def _inverse(kind: Kind, K: Any) -> Any:
+    """On a GPU nothing waits: what is singular spoils its own item."""
+    singular = "K is singular"
+    if kind.is_torch:
+        found, info = kind.xp.linalg.inv_ex(K)
+        kind.refuse(info != 0, singular)
+        return found
+    try:
+        return np.linalg.inv(K)
+    except np.linalg.LinAlgError:
+        raise ValueError(singular) from None
 
 
 def _neighbours(array: Any, axis: int, kind: Kind) -> tuple[Any, Any]:

@@ -114,6 +114,22 @@ def view_penalty(cam_from_world: Any, others: Any) -> Array:
     return (rotation - BEST_ROTATION) ** 2 + factor * (translation - BEST_TRANSLATION) ** 2
 
 
+def keyframes(
+    cam_from_world: Any, keyframe_distance: float = KEYFRAME_DISTANCE, *, unit: float = 1.0
+) -> Index:
+    """Positions (K,) of the frames of a sequence that `KeyframeBuffer.add` would hold, rising.
+
+    Args: as of `select_sources`.
+    """
+    poses = _sequence(cam_from_world) * [1, 1, 1, number("unit", unit, positive=True)]
+    distance = number("keyframe_distance", keyframe_distance)
+    found: list[int] = []
+    for i in np.flatnonzero(np.isfinite(poses).all((1, 2))):
+        if not found or pose_distance(poses[i], poses[found[-1]])[0] >= distance:
+            found.append(int(i))
+    return np.array(found, dtype=np.int64)
+
+
 def select_sources(
     cam_from_world: Any,
     reference: int,
@@ -123,6 +139,7 @@ def select_sources(
     buffer_size: int = BUFFER_SIZE,
     keyframe_distance: float = KEYFRAME_DISTANCE,
     unit: float = 1.0,
+    frames: Any = None,
 ) -> list[int]:
     """Source frames of one frame of a sequence, best first.
 
@@ -134,6 +151,7 @@ def select_sources(
         future: keyframes after the reference may be chosen as well: of each side the nearest half of
             the buffer. Without, only what a running camera has seen.
         buffer_size, keyframe_distance, unit: as in `KeyframeBuffer`.
+        frames: `keyframes` of the sequence, where many references of it are asked about.
 
     Returns:
         At most `count` positions, never the reference; [] where there is no keyframe besides.
@@ -143,26 +161,29 @@ def select_sources(
 
     Source: Duzceker et al. (2021), with its defaults.
     """
+    poses = _sequence(cam_from_world)
+    if not 0 <= integer("reference", reference, 0) < len(poses):
+        raise ValueError(f"reference must be one of {len(poses)} frames, got {reference}")
+    if not np.isfinite(poses[reference]).all():
+        raise ValueError(f"cam_from_world[{reference}] holds NaN or infinite values")
+    size = integer("buffer_size", buffer_size, 2 if future else 1)
+    size = size // 2 if future else size
+    if frames is None:
+        frames = keyframes(poses if future else poses[:reference], keyframe_distance, unit=unit)
+    chosen = np.asarray(frames, np.int64)
+    before, after = chosen[chosen < reference][-size:], chosen[chosen > reference][:size]
+    candidates = np.concatenate([before, after]) if future else before
+    metres = poses * [1, 1, 1, number("unit", unit, positive=True)]
+    return _best(metres[reference], [(int(i), metres[i]) for i in candidates], count)
+
+
+def _sequence(cam_from_world: Any) -> Array:
     poses = np.asarray(cam_from_world, np.float64)
     if poses.ndim != 3 or poses.shape[1:] not in ((3, 4), (4, 4)):
         raise ValueError(
             f"cam_from_world must have shape (N, 3, 4) or (N, 4, 4), got {poses.shape}"
         )
-    if not 0 <= integer("reference", reference, 0) < len(poses):
-        raise ValueError(f"reference must be one of {len(poses)} frames, got {reference}")
-    size = integer("buffer_size", buffer_size, 2 if future else 1)
-    size = size // 2 if future else size
-    before = KeyframeBuffer(size, keyframe_distance, unit=unit)
-    for i in range(reference):
-        before.add(i, poses[i])
-    after = KeyframeBuffer(size, keyframe_distance, unit=unit)
-    for i in range(reference + 1, len(poses) if future else 0):
-        if len(after) < size:
-            after.add(i, poses[i])
-    pose = before._pose(poses[reference])
-    if pose is None:
-        raise ValueError(f"cam_from_world[{reference}] holds NaN or infinite values")
-    return _best(pose, [*before._frames, *after._frames], count)
+    return poses[:, :3]
 
 
 def rank_sources(

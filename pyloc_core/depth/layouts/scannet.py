@@ -17,7 +17,7 @@ import numpy as np
 from pyloc_core._checks import known_name
 from pyloc_core.depth.layouts.depth_set import DepthSample, DepthSet, SampleView, from_pixel_centres
 from pyloc_core.depth.layouts.true_depth import read_png_depth
-from pyloc_core.depth.sources import NUM_SOURCES, select_sources
+from pyloc_core.depth.sources import NUM_SOURCES, keyframes, select_sources
 from pyloc_core.localization.rgbd_folder import read_rgbd_folder
 
 UNITS_PER_METRE = 1000.0
@@ -78,10 +78,11 @@ def _scene(
         for f in frames
     ]
     poses = np.array([view.cam_from_world for view in views]).reshape(-1, 3, 4)
+    known = keyframes(poses) if choose == "keyframes" else None
     samples = []
     for i in range(0, len(views), step):
         if choose == "keyframes":
-            chosen = select_sources(poses, i, count, future=True)
+            chosen = select_sources(poses, i, count, future=True, frames=known)
         else:
             chosen = [i + offset for offset in offsets if 0 <= i + offset < len(views)]
         read = partial(read_png_depth, frames[i].depth_path, UNITS_PER_METRE)
