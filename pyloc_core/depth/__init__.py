@@ -25,7 +25,12 @@ from pyloc_core.depth.photometric_refinement import PosedFrame, refine_network_p
 from pyloc_core.depth.predictors import NetworkPredictor, SweepPredictor
 from pyloc_core.depth.scale_alignment import ScaleAlignment, align_scale
 from pyloc_core.depth.sfm_supervision import SfmView, kitti_benchmark_box, sfm_supervision
-from pyloc_core.depth.sources import KeyframeBuffer, select_sources, sources_from_model
+from pyloc_core.depth.sources import (
+    KeyframeBuffer,
+    keyframes,
+    select_sources,
+    sources_from_model,
+)
 from pyloc_core.depth.splat_loss import SplatLoss, splat_loss
 from pyloc_core.depth.surface_metrics import SurfaceErrors, sample_mesh, surface_errors
 
@@ -53,6 +58,7 @@ __all__ = [
     "benchmark_errors",
     "depth_table",
     "evaluate_depth",
+    "keyframes",
     "kitti_benchmark_box",
     "kitti_errors",
     "mean_errors",
