@@ -19,6 +19,7 @@ from pyloc_core.depth.evaluate import evaluate_depth
 from pyloc_core.depth.layouts import DepthSample, DepthSet, read_mvsnet
 from pyloc_core.depth.patch_descriptors import grey_picture, patch_descriptors
 from pyloc_core.depth.predictors import NetworkPredictor, SweepPredictor, _relative
+from pyloc_core.depth.sparsification import sparsification
 
 SCALE, SIZE = 4, (96, 128)
 K = camera(SCALE)
@@ -55,12 +56,20 @@ def test_the_plain_operators_find_the_plane(planes) -> None:
                 maps[0], np.stack(maps[1:]), K_map, np.stack([K_map] * len(poses)), poses, depths
             )
             depth = pl.soft_argmax_depth(volume, depths, sharpness=30.0, window=2)
-            sure = pl.volume_confidence(volume, sharpness=30.0, around="peak") > 0.5
-            near, far = pl.refine_depth_range(depth, near, far, valid=sure)
+            sure = pl.volume_confidence(volume, sharpness=30.0, around="peak")
+            near, far = pl.refine_depth_range(depth, near, far, valid=sure > 0.5)
+        confidences[sample.name] = sure
         return depth
+
+    confidences: dict[str, Any] = {}
 
     found = evaluate_depth(planes, predict)
     assert found.mean.inliers > 50 and found.mean.abs_rel < 15, found.mean
+    for sample in planes.samples[1:4]:  # the confidence knows where the depth is wrong
+        truth, depth = sample.read_depth(), predict(sample)
+        known = sparsification(depth, truth, confidences[sample.name])
+        none = sparsification(depth, truth, np.random.default_rng(0).uniform(size=SIZE))
+        assert known.ause < 0.8 * none.ause
 
 
 class FakeNetwork:

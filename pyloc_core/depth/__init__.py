@@ -31,6 +31,7 @@ from pyloc_core.depth.sources import (
     select_sources,
     sources_from_model,
 )
+from pyloc_core.depth.sparsification import Sparsification, sparsification
 from pyloc_core.depth.splat_loss import SplatLoss, splat_loss
 from pyloc_core.depth.surface_metrics import SurfaceErrors, sample_mesh, surface_errors
 
@@ -48,6 +49,7 @@ __all__ = [
     "SampleView",
     "ScaleAlignment",
     "SfmView",
+    "Sparsification",
     "SplatLoss",
     "StepOptions",
     "Stepped",
@@ -71,6 +73,7 @@ __all__ = [
     "sfm_depth_loss",
     "sfm_supervision",
     "sources_from_model",
+    "sparsification",
     "splat_loss",
     "surface_errors",
 ]

@@ -107,26 +107,36 @@ def benchmark_errors(
     Source: Schroeppel et al., "A Benchmark and a Baseline for Robust Multi-view Depth Estimation" (2022);
     clipping, resizing and the order of the steps as in its program.
     """
-    low_high = _bounds(clip, "clip")
     if not number("threshold", threshold) > 1:
         raise ValueError(f"threshold must be above 1, got {threshold}")
-    target, known = _truth(truth, valid)
-    depth = resize_depth(_map(prediction, "prediction"), target.shape, "nearest")
-    seen = np.isfinite(depth) & (depth != 0) if sparse else np.ones_like(known)
-    use = known & seen
-    density = 100.0 * use.sum() / max(known.sum(), 1)
-    if not use.any():
-        return BenchmarkErrors(np.nan, np.nan, density, np.nan, 0)
-    d, t = _finite(depth[use]), target[use]
-    d, scale = align(d, t, alignment)
-    if low_high:
-        d = np.clip(d, *low_high)
+    d, t, use, known, scale = compared(prediction, truth, alignment, clip, valid, sparse)
+    density = 100.0 * float(use.sum()) / max(int(known.sum()), 1)
+    if not len(t):
+        return BenchmarkErrors(float("nan"), float("nan"), density, float("nan"), 0)
     with np.errstate(divide="ignore"):
         ratio = np.where(d > 0, np.maximum(d / t, t / d), np.inf)
-    abs_rel = 100.0 * np.mean(abs(d - t) / t)
-    return BenchmarkErrors(
-        float(abs_rel), float(100.0 * np.mean(ratio < threshold)), float(density), scale, len(t)
-    )
+    abs_rel, inliers = 100.0 * np.mean(abs(d - t) / t), 100.0 * np.mean(ratio < threshold)
+    return BenchmarkErrors(float(abs_rel), float(inliers), density, scale, len(t))
+
+
+def compared(
+    prediction: Any,
+    truth: Any,
+    alignment: str | None,
+    clip: tuple[float, float] | None,
+    valid: Any,
+    sparse: bool,
+) -> tuple[Array, Array, Mask, Mask, float]:
+    """What `benchmark_errors` compares: depths (N,), aligned and clipped, their truths (N,), where both are
+    (H, W), where the truth is known (H, W), and the alignment's factor."""
+    low_high = _bounds(clip, "clip")
+    target, known = _truth(truth, valid)
+    depth = resize_depth(as_map(prediction, "prediction"), target.shape, "nearest")
+    use = known & np.isfinite(depth) & (depth != 0) if sparse else known
+    if not use.any():
+        return np.zeros(0), np.zeros(0), use, known, float("nan")
+    d, scale = align(_finite(depth[use]), target[use], alignment)
+    return np.clip(d, *low_high) if low_high else d, target[use], use, known, scale
 
 
 def kitti_errors(
@@ -161,7 +171,7 @@ def kitti_errors(
     if not use.any():
         nan = float("nan")
         return KittiErrors(nan, nan, nan, nan, nan, nan, nan, nan, 0)
-    depth = resize_depth(_map(prediction, "prediction"), target.shape, "bilinear")
+    depth = resize_depth(as_map(prediction, "prediction"), target.shape, "bilinear")
     d, t = _finite(depth[use]), target[use]
     d, scale = align(d, t, alignment)
     d = np.clip(d, low, high)
@@ -272,7 +282,7 @@ def _taps(have: int, want: int) -> tuple[npt.NDArray[np.int64], Array]:
     return first, place - first
 
 
-def _map(x: Any, name: str) -> Array:
+def as_map(x: Any, name: str) -> Array:
     """A map (h, w) in float64 from an array or tensor on any device, leading dimensions of 1 dropped."""
     if _arrays.is_torch(x):
         x = x.detach().cpu()
@@ -285,10 +295,10 @@ def _map(x: Any, name: str) -> Array:
 
 
 def _truth(truth: Any, valid: Any) -> tuple[Array, Mask]:
-    target = _map(truth, "truth")
+    target = as_map(truth, "truth")
     known = np.isfinite(target) & (target > 0)
     if valid is not None:
-        mask = _map(valid, "valid") > 0
+        mask = as_map(valid, "valid") > 0
         if mask.shape != target.shape:
             raise ValueError(f"valid must have the shape {target.shape} of truth, got {mask.shape}")
         known &= mask
