@@ -57,19 +57,18 @@ def test_the_plain_operators_find_the_plane(planes) -> None:
             )
             depth = pl.soft_argmax_depth(volume, depths, sharpness=30.0, window=2)
             sure = pl.volume_confidence(volume, sharpness=30.0, around="peak")
+            first.setdefault(sample.name, (depth, sure))
             near, far = pl.refine_depth_range(depth, near, far, valid=sure > 0.5)
-        confidences[sample.name] = sure
         return depth
 
-    confidences: dict[str, Any] = {}
-
+    first: dict[str, Any] = {}
     found = evaluate_depth(planes, predict)
     assert found.mean.inliers > 50 and found.mean.abs_rel < 15, found.mean
-    for sample in planes.samples[1:4]:  # the confidence knows where the depth is wrong
-        truth, depth = sample.read_depth(), predict(sample)
-        known = sparsification(depth, truth, confidences[sample.name])
+    for sample in planes:  # over the whole range the confidence knows where the depth is wrong
+        truth, (depth, sure) = sample.read_depth(), first[sample.name]
+        known = sparsification(depth, truth, sure)
         none = sparsification(depth, truth, np.random.default_rng(0).uniform(size=SIZE))
-        assert known.ause < 0.8 * none.ause
+        assert known.ause < 0.75 * none.ause
 
 
 class FakeNetwork:
