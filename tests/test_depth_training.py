@@ -263,3 +263,19 @@ def test_frames_of_a_folder_are_scenes(tmp_path: Path) -> None:
     assert inside.mean() > 0.5 and close.mean() > 0.9
     with pytest.raises(ValueError, match="has 9 sources"):
         FrameScenes([tmp_path / "a"], sources=9)
+
+
+@pytest.mark.parametrize("kind", [MVSAnywhereDot, MVSAnywhereHero])
+def test_a_step_in_bfloat16_is_near_that_in_float32(kind: type, tmp_path: Path) -> None:
+    found = []
+    for precision in ("float32", "bfloat16"):
+        chosen = options(precision=precision)
+        model = network(kind)
+        run_ = _Run(DepthTask(model), DepthBatches(scenes(), chosen), None, tmp_path, chosen, ONE)
+        run_.model.train()
+        losses, norm = run_._step(next(run_._batches()))
+        assert all(value.dtype == torch.float32 for value in losses.values())
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+        found.append([*(float(value) for value in losses.values()), float(norm)])
+    assert found[1][:-1] == pytest.approx(found[0][:-1], rel=0.05)
+    assert found[1][-1] == pytest.approx(found[0][-1], rel=0.5)

@@ -43,8 +43,8 @@ _HELP = {
 NETWORKS = ("dot", "hero", "small-dot", "small-hero")
 # For trials on a CPU: about a hundredth of the published network's parameters.
 SMALL: dict[str, Any] = {
-    "backbone": (48, 4, 3), "width": 24, "matching_channels": 8, "matching_width": 24,
-    "num_depths": 24,
+    "backbone": (96, 4, 4), "width": 16, "matching_channels": 8, "matching_width": 24,
+    "num_depths": 32,
 }  # fmt: skip
 
 

@@ -159,7 +159,9 @@ def normals_of_depth(depth: Tensor, K: Tensor) -> Tensor:
     size = (depth.shape[1], depth.shape[2])
     map_from_image = torch.from_numpy(scale_intrinsics(np.eye(3), size, size)).to(K.device)
     dx, dy = _sobel(backproject_depth(smooth, map_from_image @ K.double()))
-    return F.normalize(torch.linalg.cross(dy, dx, dim=1), dim=1)
+    (ax, ay, az), (bx, by, bz) = dy.unbind(1), dx.unbind(1)
+    normal = torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], 1)
+    return normal / (normal * normal).sum(1, keepdim=True).clamp(min=1e-30).sqrt()
 
 
 def _checked(finest: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
