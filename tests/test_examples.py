@@ -82,3 +82,10 @@ def test_train_place_recognition(tmp_path: Path) -> None:
     before, after = load("train_place_recognition").main(4, str(tmp_path))
     assert before < 0.7 and after > before + 0.04
     assert (tmp_path / "best.safetensors").is_file()
+
+
+def test_refine_depth_network() -> None:
+    for module in ("torch", "cv2", "pycolmap"):
+        pytest.importorskip(module)
+    before, after = load("refine_depth_network").main(drives=10, steps=80)
+    assert after[0] < before[0] and after[1] < 0.85 * before[1]

@@ -20,7 +20,9 @@ from pyloc_core.training.rendered_scenes import DepthScene
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-MIN_ANGLE = 1.5  # degrees, COLMAP's default of what is kept
+# COLMAP's defaults for points that are kept: degrees between two rays, pixels of mean reprojection error.
+MIN_ANGLE, MAX_ERROR = 1.5, 4.0
+TRACK_SPREAD = 0.6  # standard deviation of the logarithm of a track's noise
 SAME_SURFACE = 0.02  # relative difference of depth
 
 
@@ -28,11 +30,11 @@ def simulated_sfm(
     scene: DepthScene,
     *,
     points: int = 2000,
-    noise: float = 0.1,
+    enlarged: int = 8,
+    noise: float = 0.6,
     lifetime: float = 10.0,
     outliers: float = 0.1,
     unit: float = 1.0,
-    max_error: float = 1.0,
     seed: int = 0,
 ) -> Any:
     """A `pycolmap.Reconstruction` of a sequence of frames, named `frame_000.png` and so on.
@@ -40,33 +42,38 @@ def simulated_sfm(
     Args:
         scene: the frames, in order, taken by one PINHOLE camera.
         points: tracks to start; fewer become points.
-        noise: standard deviation of every observation, pixels.
+        enlarged: the photos of the reconstruction have so many times the scene's width and height, as
+            photos have that are shrunk for a network. Pixels below are theirs.
+        noise: standard deviation of the observations, pixels: the median of tracks, some of which are
+            a few times as exact as others.
         lifetime: mean number of frames that a point is followed to either side, while it is seen.
-        outliers: share of wrong tracks: half of them jump from one surface to another, and half drift along
-            the sequence, as points on moving things do, which triangulation does not notice.
+        outliers: share of wrong tracks: half of them jump from one surface to another, and half lie on
+            things that drive along with the camera or towards it, which triangulation does not notice.
         unit: metres times this is the model's unit.
-        max_error: points with a larger mean reprojection error are dropped, pixels.
         seed: of everything.
     """
     require("pycolmap", "a COLMAP model")
     rng = np.random.default_rng(seed)
-    xy, seen = _tracks(rng, scene, points, lifetime)
+    world, xy, seen = _tracks(rng, scene, points, lifetime)
     wrong = rng.random(len(xy)) < outliers
-    xy = xy + noise * rng.standard_normal(xy.shape)
-    xy[wrong] += _mistakes(rng, seen[wrong])
+    sigma = noise / enlarged * np.exp(rng.normal(0, TRACK_SPREAD, (len(xy), 1, 1)))
+    xy = xy + sigma * rng.standard_normal(xy.shape)
+    moving = wrong & (rng.random(len(xy)) < 0.5)
+    xy[moving] += _motion(rng, scene, world[moving])
+    xy[wrong & ~moving] += _jumps(rng, int((wrong & ~moving).sum()), seen.shape[1])
     h, w = scene.depth.shape[1:]
     seen &= (xy >= 0).all(2) & (xy[..., 0] < w) & (xy[..., 1] < h)
     long_enough = seen.sum(1) >= 2
     xy, seen = xy[long_enough], seen[long_enough]
     xyz = triangulate(xy, seen, scene)
-    keep = _good(xyz, xy, seen, scene, max_error)
-    return _model(scene, xyz[keep], xy[keep], seen[keep], unit)
+    keep = _good(xyz, xy, seen, scene, MAX_ERROR / enlarged)
+    return _model(scene, xyz[keep], enlarged * xy[keep], seen[keep], unit, enlarged)
 
 
 def _tracks(
     rng: np.random.Generator, scene: DepthScene, count: int, lifetime: float
-) -> tuple[Array, Mask]:
-    """(P, V, 2) true positions of surface points, and the frames in which each is followed."""
+) -> tuple[Array, Array, Mask]:
+    """Surface points (P, 3), their positions (P, V, 2), and the frames in which each is followed."""
     views, h, w = scene.depth.shape
     xyz, start = [], []
     for index in range(views):
@@ -90,7 +97,7 @@ def _tracks(
     reach = rng.geometric(1 / max(lifetime, 1.0), (2, len(world)))
     frame = np.arange(views)
     lives = (frame > (first - reach[0])[:, None]) & (frame < (first + reach[1])[:, None])
-    return xy, _connected(seen & lives, first)
+    return world, xy, _connected(seen & lives, first)
 
 
 def _connected(seen: Mask, start: npt.NDArray[np.int64]) -> Any:
@@ -102,14 +109,27 @@ def _connected(seen: Mask, start: npt.NDArray[np.int64]) -> Any:
     return (frame > last_gap[:, None]) & (frame < next_gap[:, None])
 
 
-def _mistakes(rng: np.random.Generator, seen: Mask) -> Array:
-    """(P, V, 2) pixels: a jump from some frame on, or a drift along the frames."""
-    count, views = seen.shape
-    frame = np.arange(views)
-    from_frame = rng.integers(0, views, (count, 1))
-    jump = (frame >= from_frame)[..., None] * rng.normal(0, 2.0, (count, 1, 2))
-    drift = (frame - views / 2).reshape(1, -1, 1) * rng.normal(0, 0.3, (count, 1, 2))
-    return np.asarray(np.where(rng.random((count, 1, 1)) < 0.5, jump, drift), np.float64)
+def _jumps(rng: np.random.Generator, count: int, views: int) -> Array:
+    """(P, V, 2) pixels: from some frame on, another place."""
+    after = np.arange(views) >= rng.integers(0, views, (count, 1))
+    return np.asarray(after[..., None] * rng.normal(0, 2.0, (count, 1, 2)))
+
+
+def _motion(rng: np.random.Generator, scene: DepthScene, world: Array) -> Array:
+    """(P, V, 2) pixels: what points move by that go a share of the camera's way, ahead or towards it."""
+    way = np.stack([np.asarray(camera_center(p)) for p in scene.cam_from_world])
+    share = rng.uniform(-1.0, 0.6, (len(world), 1, 1))
+    moved = world[:, None] + share * (way - way[len(way) // 2])[None]
+    return _projected(scene, moved) - _projected(scene, world[:, None] + 0 * moved)
+
+
+def _projected(scene: DepthScene, points: Array) -> Array:
+    """(P, V, 2) pixels of points (P, V, 3), one position per frame; behind the camera it is far outside."""
+    pose = scene.cam_from_world
+    local = np.einsum("vij,pvj->pvi", pose[:, :, :3], points) + pose[None, :, :, 3]
+    there = np.einsum("vij,pvj->pvi", scene.K, local)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(local[..., 2:] > 0.1, there[..., :2] / there[..., 2:], -1e4)
 
 
 def triangulate(xy: Array, seen: Mask, scene: DepthScene) -> Array:
@@ -122,7 +142,7 @@ def triangulate(xy: Array, seen: Mask, scene: DepthScene) -> Array:
     rows = (rows * seen[..., None, None]).reshape(len(xy), -1, 4)
     A, b = rows[..., :3], -rows[..., 3]
     found = _solve(A, b)
-    for _ in range(6):
+    for _ in range(10):
         local = np.einsum("vij,pj->pvi", pose[:, :, :3], found) + pose[None, :, :, 3]
         z = np.where(np.abs(local[..., 2]) > 1e-6, local[..., 2], 1e-6)
         focal = K[None, :, (0, 1), (0, 1)]
@@ -149,10 +169,8 @@ def _solve(A: Array, b: Array) -> Array:
 def _good(xyz: Array, xy: Array, seen: Mask, scene: DepthScene, max_error: float) -> Mask:
     """In front of all cameras, with enough parallax and a small mean error."""
     pose = scene.cam_from_world
-    local = np.einsum("vij,pj->pvi", pose[:, :, :3], xyz) + pose[None, :, :, 3]
-    front = ((local[..., 2] > 0.1) | ~seen).all(1)
-    safe = np.where(local[..., 2:] > 0.1, local[..., 2:], 0.1)
-    there = np.einsum("vij,pvj->pvi", scene.K, local)[..., :2] / safe
+    there = _projected(scene, np.repeat(xyz[:, None], len(pose), 1))
+    front = ((there > -1e4).all(2) | ~seen).all(1)
     error = (np.linalg.norm(there - xy, axis=2) * seen).sum(1) / seen.sum(1)
     centres = np.stack([np.asarray(camera_center(p)) for p in pose])
     towards = centres[None] - xyz[:, None]
@@ -163,9 +181,10 @@ def _good(xyz: Array, xy: Array, seen: Mask, scene: DepthScene, max_error: float
     return np.asarray(front & (error < max_error) & (angle > MIN_ANGLE))
 
 
-def _model(scene: DepthScene, xyz: Array, xy: Array, seen: Mask, unit: float) -> Any:
+def _model(scene: DepthScene, xyz: Array, xy: Array, seen: Mask, unit: float, enlarged: int) -> Any:
     pycolmap = require("pycolmap", "a COLMAP model")
-    camera = scene.cameras[0]
+    size = scene.depth.shape[1:]
+    camera = scene.cameras[0].resized((size[0] * enlarged, size[1] * enlarged))
     model = pycolmap.Reconstruction()
     model.add_camera_with_trivial_rig(
         pycolmap.Camera(
