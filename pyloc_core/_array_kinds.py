@@ -51,9 +51,16 @@ class Kind:
                 _arrays.as_array(x, name, dtype=dtype, finite=finite).data, name, self.device
             )
         tensor = _tensors.check(x, name, dtype=dtype, device=self.device)
-        if finite and self.can_look:
-            _tensors.check_finite(**{name: tensor})
+        if finite:
+            self.check_finite(tensor, name)
         return tensor
+
+    def check_finite(self, x: Any, name: str, *, look: bool = False) -> None:
+        """ValueError for NaN or infinity, if values can be looked at or `look` says so."""
+        if self.can_look and self.is_torch and x.is_contiguous():
+            _arrays.as_array(x.detach(), name, dtype=dtype_name(x))  # by native code
+        elif self.can_look or look:
+            self.refuse(~self.xp.isfinite(x), f"{name} holds NaN or infinite values", look=look)
 
     def cast(self, x: Any, dtype: str) -> Any:
         """The array in another dtype; itself where it has that one."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pyloc_core import _array_kinds
 from pyloc_core._array_kinds import Kind
 from pyloc_core._checks import integer, known_name, number
@@ -55,7 +57,10 @@ def soft_argmax_depth(
     reach = None if window is None else integer("window", window, 0)
     kind, volume = _volume(volume, check_finite)
     planes = _depths(kind, depths, volume, check_finite)
-    probability = _probability(kind, volume, sharpness, reach)
+    scores = number("sharpness", sharpness, positive=True) * volume
+    if reach is not None:
+        scores, planes = _window(kind, scores, planes, reach)
+    probability = _softmax(kind, scores)
     xp = kind.xp
     if space == "linear":
         return (probability * planes).sum(-3)
@@ -98,7 +103,7 @@ def volume_confidence(
     count = volume.shape[-3]
     if integer("planes", planes, 1) > count:
         raise ValueError(f"planes must be at most the D = {count} planes of volume, got {planes}")
-    probability = _probability(kind, volume, sharpness, None)
+    probability = _softmax(kind, number("sharpness", sharpness, positive=True) * volume)
     xp = kind.xp
     index = kind.arange(count).reshape(count, 1, 1)
     if around == "peak":
@@ -115,11 +120,12 @@ def volume_confidence(
 
 def _volume(volume: Any, look: bool) -> tuple[Kind, Any]:
     kind = _array_kinds.kind_of(volume)
-    volume = kind.take(volume, "volume", _FLOATS)
+    volume = kind.take(volume, "volume", _FLOATS)  # checked, where values can be looked at
     if volume.ndim < 3 or 0 in volume.shape[-3:]:
         shape = tuple(volume.shape)
         raise ValueError(f"volume must have shape (..., D, H, W), none of them 0, got {shape}")
-    kind.refuse(~kind.xp.isfinite(volume), "volume holds NaN or infinite values", look=look)
+    if look and not kind.can_look:
+        kind.check_finite(volume, "volume", look=True)
     return kind, volume
 
 
@@ -139,14 +145,26 @@ def _depths(kind: Kind, depths: Any, volume: Any, look: bool) -> Any:
     )
 
 
-def _probability(kind: Kind, volume: Any, sharpness: float, reach: int | None) -> Any:
-    """Softmax over axis -3; with a reach, over the planes that near to the highest one."""
-    xp = kind.xp
-    scale = number("sharpness", sharpness, positive=True)
-    peak = xp.amax(volume, axis=-3, keepdims=True)
-    weight = xp.exp(scale * (volume - (peak.detach() if kind.is_torch else peak)))
-    if reach is not None:
-        index = kind.arange(volume.shape[-3]).reshape(-1, 1, 1)
-        far = abs(index - xp.argmax(volume, axis=-3, keepdims=True)) > reach
-        weight = xp.where(far, xp.zeros_like(weight), weight)
-    return weight / weight.sum(-3, keepdims=True)
+def _softmax(kind: Kind, scores: Any) -> Any:
+    """Over axis -3."""
+    if kind.is_torch:
+        return scores.softmax(-3)
+    weight = np.exp(scores - scores.max(-3, keepdims=True))
+    weight /= weight.sum(-3, keepdims=True)
+    return weight
+
+
+def _window(kind: Kind, scores: Any, planes: Any, reach: int) -> tuple[Any, Any]:
+    """Scores and planes (..., 2 reach + 1, H, W) around the highest plane; -inf beyond the volume.
+
+    What is not near is not read: the rest costs as much as the window, not as much as the volume.
+    """
+    xp, count = kind.xp, scores.shape[-3]
+    offset = kind.arange(-min(reach, count), min(reach, count) + 1).reshape(-1, 1, 1)
+    place = xp.argmax(scores, axis=-3, keepdims=True) + offset
+    inside = (place >= 0) & (place < count)
+    place = xp.clip(place, 0, count - 1)
+    every = xp.broadcast_to(planes, scores.shape)
+    take = xp.take_along_dim if kind.is_torch else np.take_along_axis
+    near = take(scores, place, -3)
+    return xp.where(inside, near, xp.full_like(near, -float("inf"))), take(every, place, -3)
