@@ -157,3 +157,30 @@ def test_seeds_options_and_licence(name: str) -> None:
             small(name, **bad)
     with pytest.raises(TypeError, match="no option 'num_depth'; did you mean num_depths"):
         small(name, num_depth=3)
+
+
+def test_weights_that_training_starts_from() -> None:
+    """Encoder and decoder of Depth Anything V2 without its heads, DINOv2 for the other transformer."""
+    model, other = (
+        small("mvsanywhere_dot"),
+        models.create("mvsanywhere_dot", seed=8, **small("mvsanywhere_dot").config()),
+    )
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    decoder = {k: v for k, v in other.depth_decoder.state_dict().items() if "_convs." not in k}
+    file = {f"pretrained.{k}": v for k, v in other.vit.state_dict().items()}
+    file |= {f"depth_head.{k}": v for k, v in decoder.items()}
+    file["depth_head.scratch.output_conv1.weight"] = torch.ones(8, 16, 3, 3)
+    model.load_start(depth_anything=file)
+    model.load_start(dinov2=other.cost_volume_net.model.state_dict())
+    loaded = ("encoder.model.", "cost_volume_net.model.", "depth_decoder.")
+    for name, value in model.state_dict().items():
+        from_file = name.startswith(loaded) and "_convs." not in name
+        expected = other.state_dict()[name] if from_file else before[name]
+        assert torch.equal(value, expected), name
+    for lacking, message in (
+        ({k: v for k, v in file.items() if k != "pretrained.norm.bias"}, r"1 missing: norm\.bias"),
+        ({k: v for k, v in file.items() if "layer1_rn" not in k}, r"missing: scratch\.layer1_rn"),
+        ({"a": torch.ones(2)}, "missing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.load_start(depth_anything=lacking)

@@ -1,14 +1,17 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""The two published checkpoints: which variant they are, and what in them is no weight."""
+"""The two published checkpoints: which variant they are, and what in them is no weight; and the files that
+training starts from."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
+from torch import nn
 
-from pyloc_core.models.checkpoint import Checkpoint
+from pyloc_core.models.checkpoint import Checkpoint, State, fit_state, read_checkpoint
 from pyloc_core.models.mvsanywhere.matching import BlurPool
 
 # Constants, buffers that depend on the size of the image, and parts that only training has.
@@ -46,6 +49,29 @@ def weights_alone(checkpoint: Checkpoint, model: str) -> Checkpoint:
         elif not _NOT_WEIGHTS.search(names[name]):
             state[name] = value
     return Checkpoint(state, checkpoint.extra, checkpoint.leftovers, checkpoint.source)
+
+
+def depth_anything_parts(source: Any, decoder: nn.Module) -> tuple[State, State]:
+    """(encoder, decoder) of a Depth Anything V2 checkpoint; the decoder's heads are the given one's own,
+    since the published ones predict another quantity.
+
+    ValueError for entries that are missing, unexpected or of another shape.
+    """
+    found = read_checkpoint(source)
+    parts: dict[str, State] = {"pretrained.": {}, "depth_head.": {}}
+    for name, value in found.state.items():
+        for prefix, part in parts.items():
+            if _plain(name).startswith(prefix):
+                part[_plain(name).removeprefix(prefix)] = value
+    encoder, head = parts.values()
+    state = {k: v for k, v in head.items() if not k.startswith("scratch.output_conv")}
+    own = decoder.state_dict()
+    heads = {k: v for k, v in own.items() if k.startswith(("output_convs.", "sky_convs."))}
+    expected = {k: tuple(v.shape) for k, v in own.items() if k not in heads}
+    try:
+        return encoder, {**heads, **fit_state(state, expected, "Depth Anything V2")}
+    except ValueError as error:
+        raise ValueError(f"{found.source}: {error}") from None
 
 
 def _plain(name: str) -> str:

@@ -27,7 +27,7 @@ from pyloc_core.models.mvsanywhere.cameras import (
 from pyloc_core.models.mvsanywhere.combiner import CueCombiner, Tokens, mono_taps
 from pyloc_core.models.mvsanywhere.decoder import NUM_SCALES, DepthDecoder
 from pyloc_core.models.mvsanywhere.initial import calm
-from pyloc_core.models.mvsanywhere.loading import weights_alone
+from pyloc_core.models.mvsanywhere.loading import depth_anything_parts, weights_alone
 from pyloc_core.models.mvsanywhere.matching import MatchingEncoder
 from pyloc_core.models.mvsanywhere.prediction import DepthPrediction
 from pyloc_core.models.network import Licence, Network, initialise
@@ -108,6 +108,23 @@ class MVSAnywhere(Network):
         """As of every network, for both published containers; what is no weight is left out. ValueError
         that says so for a checkpoint of the other variant."""
         return super().fitted(weights_alone(checkpoint, self.model_name))
+
+    def load_start(self, *, depth_anything: Any = None, dinov2: Any = None) -> None:
+        """Load what published training starts from; everything else keeps its weights.
+
+        Args:
+            depth_anything: Depth Anything V2 (`depth_anything_v2_vitb.pth`) or a state dict: encoder of the
+                reference image, and decoder without its heads.
+            dinov2: DINOv2 (`dinov2_vitb14_pretrain.pth`) or a state dict: transformer of the combiner.
+
+        Raises ValueError for what does not fit; that part keeps its weights then.
+        """
+        if depth_anything is not None:
+            encoder, decoder = depth_anything_parts(depth_anything, self.depth_decoder)
+            self.vit.load_pretrained(encoder)
+            self.depth_decoder.load_state_dict(decoder)
+        if dinov2 is not None:
+            self.cost_volume_net.model.load_pretrained(dinov2)
 
     @property
     def vit(self) -> DINOv2:
