@@ -36,6 +36,7 @@ def published(model: Any, size: tuple[int, int] = (480, 640)) -> dict[str, Any]:
         "mv_depth_loss.backproject.pix_coords_13N": torch.zeros(1, 3, h * w),
         "mv_depth_loss.project.eps": torch.full((1, 1, 1), 1e-8),
         "color_aug.transforms.0._param": torch.ones(3),
+        "some_loss.pyramid.0.kernel": torch.ones(1, 1, 3, 3),
     }
 
 

@@ -14,11 +14,10 @@ from torch import nn
 from pyloc_core.models.checkpoint import Checkpoint, State, fit_state, read_checkpoint
 from pyloc_core.models.mvsanywhere.matching import BlurPool
 
-# Constants, buffers that depend on the size of the image, and parts that only training has.
-_NOT_WEIGHTS = re.compile(
-    r"(^|\.)(cost_volume\.(linear_ramp_1d11|(backprojector|projector)\..+)"
-    r"|(compute_normals|mv_depth_loss|color_aug)\..+)$"
-)
+# The network; beside it a training program has losses and augmentation with buffers of their own.
+_PARTS = {"encoder", "cost_volume", "cost_volume_net", "depth_decoder", "matching_model"}
+# Constants, and buffers that depend on the size of the image.
+_NOT_WEIGHTS = re.compile(r"(^|\.)cost_volume\.(linear_ramp_1d11|(backprojector|projector)\..+)$")
 _BLUR = re.compile(r"(^|\.)matching_model\.net\.3\.1\.filt$")
 _MLP = re.compile(r"(^|\.)cost_volume\.mlp\.")
 
@@ -46,7 +45,7 @@ def weights_alone(checkpoint: Checkpoint, model: str) -> Checkpoint:
                 value.float(), expected, atol=1e-3
             ):
                 raise ValueError(f"{checkpoint.source}: {name} is not the binomial kernel of 4 x 4")
-        elif not _NOT_WEIGHTS.search(names[name]):
+        elif _PARTS & set(names[name].split(".")) and not _NOT_WEIGHTS.search(names[name]):
             state[name] = value
     return Checkpoint(state, checkpoint.extra, checkpoint.leftovers, checkpoint.source)
 
