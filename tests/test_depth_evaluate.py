@@ -72,6 +72,10 @@ def test_the_table_has_a_row_per_method_and_averages_whole_rows_alone(planes) ->
                     "average tau", "s"]  # fmt: skip
     assert one[:7] == ["one", "1.00", "100.00", "20.00", "0.00", "10.50", "50.00"]
     assert two[:7] == ["two", "1.00", "100.00", "", "", "", ""]
+    half = np.arange(32) < 16
+    thin = evaluate_depth(planes, lambda s: half * plane_view(index(s)).depth, sparse=True)
+    head, _, row = depth_table({"half": [thin]}).splitlines()
+    assert head.split(" | ")[-2] == "density" and row.split(" | ")[-2] == "50.0"
 
 
 def test_bad_input(planes) -> None:

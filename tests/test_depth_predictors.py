@@ -36,6 +36,9 @@ def test_the_sweep_finds_the_plane(planes) -> None:
     for range_from in ("cameras", "given"):
         found = evaluate_depth(planes, SweepPredictor(range_from=range_from))
         assert found.mean.abs_rel < 12 and found.mean.inliers > 50, found.mean
+    strict = SweepPredictor(range_from="given", least_confidence=0.9)
+    sure = evaluate_depth(planes, strict, sparse=True).mean
+    assert sure.abs_rel < 0.8 * found.mean.abs_rel and 20 < sure.density < 100
     wrong = evaluate_depth(planes, lambda s: np.full(SIZE, 4.0))
     assert wrong.mean.inliers < 20  # a constant does not do
 

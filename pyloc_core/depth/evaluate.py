@@ -125,15 +125,15 @@ def _rank(result: SampleResult) -> float:
 def depth_table(evaluations: Mapping[str, Iterable[DepthEvaluation]]) -> str:
     """A Markdown table: a row per method, rel and tau per set, their average, median seconds per image.
 
-    rel is the mean absolute relative error and tau the share of inliers, both in percent.
+    rel is the mean absolute relative error and tau the share of inliers, both in percent; the density, their
+    average over the sets in percent, is shown where a prediction left pixels out.
     """
     rows = {method: {e.name: e for e in found} for method, found in evaluations.items()}
     sets = list(dict.fromkeys(name for row in rows.values() for name in row))
-    head = [
-        "method",
-        *(f"{name} {what}" for name in (*sets, "average") for what in ("rel", "tau")),
-        "s",
-    ]
+    density = {m: np.mean([e.mean.density for e in row.values()]) for m, row in rows.items() if row}
+    thin = any(value < 99.995 for value in density.values())
+    head = ["method", *(f"{name} {what}" for name in (*sets, "average") for what in ("rel", "tau"))]
+    head += ["density", "s"] if thin else ["s"]
     lines = [head, ["---"] * len(head)]
     for method, row in rows.items():
         means = [row[name].mean if name in row else None for name in sets]
@@ -141,6 +141,8 @@ def depth_table(evaluations: Mapping[str, Iterable[DepthEvaluation]]) -> str:
         some = [mean for mean in means if mean is not None]
         whole = len(some) == len(sets)  # an average over other sets would compare with nothing
         cells += _cells(mean_errors(some)) if whole and some else ["", ""]
+        if thin:
+            cells.append(f"{density[method]:.1f}" if row else "")
         seconds = [row[name].seconds for name in sets if name in row]
         lines.append([method, *cells, f"{np.mean(seconds):.2f}" if seconds else ""])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -58,10 +58,14 @@ class _Predictor:
 
 
 class SweepPredictor(_Predictor):
-    """Depth by `SweepStereo`, without weights. The prediction has no 0: unseen pixels get the far end.
+    """Depth by `SweepStereo`, without weights.
 
     Args:
-        stereo: None for the defaults. size, range_from: see `evaluate_depth`'s page in docs/depth.md.
+        stereo: None for the defaults.
+        size: (H, W) that the images are resampled to; None for their own.
+        range_from: "cameras" or "given", where the range of depths comes from.
+        least_confidence: pixels whose best views correlate less are 0, as are those that no source sees:
+            for `evaluate_depth(..., sparse=True)`. None: every pixel has a depth, unseen ones the far end.
     """
 
     def __init__(
@@ -70,15 +74,18 @@ class SweepPredictor(_Predictor):
         *,
         size: Size | None = None,
         range_from: str = "cameras",
+        least_confidence: float | None = None,
     ) -> None:
         super().__init__(size, range_from)
-        self.stereo = stereo or SweepStereo()
+        self.stereo, self.least_confidence = stereo or SweepStereo(), least_confidence
 
     def __call__(self, sample: DepthSample) -> npt.NDArray[np.float32]:
         reference, *sources = (self._posed(v) for v in (sample.reference, *sample.sources))
         poses = _relative(sample)
         near, far = self.limits(sample, sources[0].camera.K, poses, sources[0].size)
-        depth, _ = self.stereo(reference, sources, near, far)
+        depth, confidence = self.stereo(reference, sources, near, far)
+        if self.least_confidence is not None:
+            return np.where(confidence >= self.least_confidence, depth, np.float32(0))
         return np.where(depth > 0, depth, np.float32(far))
 
     def _posed(self, view: SampleView) -> PosedImage:
