@@ -96,7 +96,10 @@ def pose_values(poses: Any, num_views: Any, scale_invariant: bool) -> Any:
     trace = rotation[..., 0, 0] + rotation[..., 1, 1] + rotation[..., 2, 2]
     angle = (2 * (1 - trace.clip(max=3.0) / 3)) ** 0.5
     length = (translation * translation).sum(-1) ** 0.5
-    relative = length / _largest(length, num_views)
+    most = _largest(length, num_views)
+    if not isinstance(poses, np.ndarray):
+        length, angle = length.to(most.device), angle.to(most.device)
+    relative = length / most
     distance = ((relative if scale_invariant else length) ** 2 + angle**2) ** 0.5
     values = [distance / _largest(distance, num_views), angle, relative]
     if isinstance(poses, np.ndarray):
@@ -113,8 +116,9 @@ def _largest(x: Any, num_views: Any) -> Any:
     else:
         if num_views is not None:
             torch = _arrays.torch_module()
+            x = x.to(num_views.device)  # cameras may be on the host; the way back would wait
             views = torch.arange(x.shape[1], device=x.device)
-            x = x * (views < num_views.to(x.device)[:, None])
+            x = torch.where(views < num_views[:, None], x, 0.0)
         top = x.amax(1, keepdim=True)
     return top + (top == 0)
 

@@ -162,6 +162,44 @@ def test_assignment_operators_have_kernels_for_a_gpu(op: str) -> None:
     assert list(found) == ["native", "triton", "reference"] and found["native"].default
 
 
+def sweep_arguments(b: int, v: int, c: int, depths: Any) -> list[Any]:
+    """Features on the device; cameras and depths on the host or there."""
+    K = np.array([[9.0, 0, 4], [0, 9, 3], [0, 0, 1]])
+    pose = np.concatenate([np.eye(3), [[0.1], [0.2], [0.0]]], 1)
+    cameras = [np.tile(K, (b, 1, 1)), np.tile(K, (b, v, 1, 1)), np.tile(pose, (b, v, 1, 1))]
+    return [on_meta(b, c, 6, 9), on_meta(b, v, c, 7, 8), *cameras, depths]
+
+
+@pytest.mark.parametrize("num_valid", [None, [2, 3], on_meta(2, dtype=torch.int32)])
+@pytest.mark.parametrize("reduce", ["mean", "valid_mean", "none"])
+def test_plane_sweep(reduce: str, num_valid: Any) -> None:
+    views = (3,) if reduce == "none" else ()
+    for depths in ([1.0, 2.0, 4.0], on_meta(2, 3).detach(), on_meta(2, 3, 6, 9).detach()):
+        given = sweep_arguments(2, 3, 5, depths)
+        volume, mask = pl.plane_sweep(*given, reduce=reduce, num_valid=num_valid, return_mask=True)
+        assert volume.shape == mask.shape == (2, *views, 3, 6, 9) and mask.dtype == torch.bool
+        volume.sum().backward()
+        assert [x.grad.shape for x in given[:2]] == [x.shape for x in given[:2]]
+
+
+@pytest.mark.parametrize("num_valid", [None, [2, 3], on_meta(2, dtype=torch.int32)])
+def test_metadata_cost_volume(num_valid: Any) -> None:
+    for depths in ([1.0, 2.0, 4.0], on_meta(2, 3, 6, 9).detach()):
+        given = sweep_arguments(2, 3, 5, depths)
+        weights = [on_meta(*s) for s in ((7, 24), (7,), (8, 7), (8,), (2, 8), (2,))]
+        volume = pl.metadata_cost_volume(*given, weights, num_valid=num_valid)
+        assert volume.shape == (2, 3, 6, 9) and volume.device.type == "meta"
+        volume.sum().backward()
+        assert [x.grad.shape for x in weights] == [x.shape for x in weights]
+        assert [x.grad.shape for x in given[:2]] == [x.shape for x in given[:2]]
+
+
+@pytest.mark.parametrize("op", ["plane_sweep", "metadata_cost_volume"])
+def test_cost_volumes_have_kernels_for_a_gpu(op: str) -> None:
+    found = {each.name: each for each in pl.implementations(op)}
+    assert list(found) == ["native", "triton", "reference"] and found["native"].default
+
+
 def test_p3p() -> None:
     found = pl.p3p(on_meta(7, 3, 3), on_meta(7, 3, 3, dtype=torch.float64))
     assert found.cam_from_world.dtype == torch.float64 and not found.cam_from_world.requires_grad

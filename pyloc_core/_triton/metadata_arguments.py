@@ -63,7 +63,7 @@ def prepare(
         "H1": max(16, triton.next_power_of_2(hidden[0])),
         "H2": max(16, triton.next_power_of_2(hidden[1])),
         "DEPTH": block * triton.cdiv(channels, block), "BLOCK_C": block,
-        "PRECISION": "tf32x3" if reference.dtype == torch.float32 else "tf32",
+        "SPLIT": int(reference.dtype == torch.float32),
         "SPREAD": int(on_cpu),
     }  # fmt: skip
     source_size = (sources.shape[-2], sources.shape[-1])

@@ -41,7 +41,7 @@ def forward_kernel(
     reference, sources, w1, b1, w2, b2, w3, b3, projection, rays, centres, pose_values, depths,
     limits, num_views, volume, log_sum, blocks, groups, views, planes, cells, width, hs, ws, channels,
     h1, h2, HAS_VIEWS: tl.constexpr, PER_CELL: tl.constexpr, H1: tl.constexpr, H2: tl.constexpr,
-    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr, SPREAD: tl.constexpr,
+    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr, SPREAD: tl.constexpr,
     GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     cell, x, y, inside = cell_of(blocks, cells, width, ROWS)
@@ -54,7 +54,7 @@ def forward_kernel(
     low = tl.load(limits + item * 2)
     reciprocal_high = 1.0 / tl.load(limits + item * 2 + 1)
     base = reference_part(
-        reference, w1, cell, inside, channels, h1, ROWS, H1, DEPTH, BLOCK_C, PRECISION
+        reference, w1, cell, inside, channels, h1, ROWS, H1, DEPTH, BLOCK_C, SPLIT
     )
     h = tl.arange(0, H1)
     g = tl.arange(0, H2)
@@ -85,10 +85,10 @@ def forward_kernel(
             first, _meta, _front, _offset, _fx, _fy, _on_map = first_layer(
                 base, reference, maps, w1, w_source, w_meta, projection + view * 12,
                 centres + view * 3, pose_values + view * 3, ray, cell, inside, x, y, depth, inverse,
-                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, PRECISION, SPREAD,
+                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, SPLIT, SPREAD,
             )  # fmt: skip
             second = tl.zeros([ROWS, H2], tl.float32) + bias[None, :]
-            second = leaky(product(leaky(first), w_second, second, PRECISION))
+            second = leaky(product(leaky(first), w_second, second, SPLIT))
             score = tl.sum(second * w_score[None, :], 1) + b_score
             logit = tl.sum(second * w_logit[None, :], 1) + b_logit
             top = tl.maximum(peak, logit)

@@ -38,7 +38,7 @@ from pyloc_core._triton.plane_sweep_adjoint import fixed_point_bits, units
 from pyloc_core._triton.plane_sweep_gradient import plane_splits
 from pyloc_core._triton.sweep_tiles import add_taps, count_views, interpolate, unpack
 
-_ROWS = 64  # cells of a tile
+_ROWS = 32  # cells of a tile
 
 
 @triton.jit
@@ -54,7 +54,7 @@ def gradient_kernel(
     limits, num_views, volume, log_sum, d_volume, parts, part_size, d_reference, largest,
     inverse_units, sums, scale, blocks, splits, items, split_planes, views, planes, cells, width, hs,
     ws, channels, h1, h2, HAS_VIEWS: tl.constexpr, PER_CELL: tl.constexpr, H1: tl.constexpr,
-    H2: tl.constexpr, DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
+    H2: tl.constexpr, DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
     SPREAD: tl.constexpr, SCATTER: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Programs of blocks of cells, splits of the planes, and items; blocks of channels on axis 1, of which
@@ -75,7 +75,7 @@ def gradient_kernel(
     low = tl.load(limits + item * 2)
     reciprocal_high = 1.0 / tl.load(limits + item * 2 + 1)
     base = reference_part(
-        reference, w1, cell, inside, channels, h1, ROWS, H1, DEPTH, BLOCK_C, PRECISION
+        reference, w1, cell, inside, channels, h1, ROWS, H1, DEPTH, BLOCK_C, SPLIT
     )
     h = tl.arange(0, H1)
     g = tl.arange(0, H2)
@@ -122,11 +122,11 @@ def gradient_kernel(
             first, meta, front, offset, fx, fy, on_map = first_layer(
                 base, reference, maps, w1, w_source, w_meta, projection + view * 12,
                 centres + view * 3, pose_values + view * 3, ray, cell, inside, x, y, depth, inverse,
-                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, PRECISION, SPREAD,
+                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, SPLIT, SPREAD,
             )  # fmt: skip
             active = leaky(first)
             second = tl.zeros([ROWS, H2], tl.float32) + bias[None, :]
-            second = product(active, w_second, second, PRECISION)
+            second = product(active, w_second, second, SPLIT)
             last = leaky(second)
             score = tl.sum(last * w_score[None, :], 1) + b_score
             logit = tl.sum(last * w_logit[None, :], 1) + b_logit
@@ -135,9 +135,9 @@ def gradient_kernel(
             d_second = d_score[:, None] * w_score[None, :] + d_logit[:, None] * w_logit[None, :]
             d_second *= leaky_slope(second)
             nothing = tl.zeros([ROWS, H1], tl.float32)
-            d_first = product(d_second, w_back, nothing, PRECISION) * leaky_slope(first)
+            d_first = product(d_second, w_back, nothing, SPLIT) * leaky_slope(first)
             d_inner = tl.sum(d_first * w_inner[None, :], 1) * front
-            d_warped = product(d_first, w_own, tl.zeros([ROWS, BLOCK_C], tl.float32), PRECISION)
+            d_warped = product(d_first, w_own, tl.zeros([ROWS, BLOCK_C], tl.float32), SPLIT)
             d_warped += d_inner[:, None] * r
             if SCATTER:
                 place = sums + view * size
@@ -147,13 +147,13 @@ def gradient_kernel(
                 d_base += d_first
                 d_r += d_inner[:, None] * warped
                 top = tl.maximum(top, tl.max(tl.abs(d_warped), 1))
-                d_source = product(tl.trans(warped), d_first, d_source, PRECISION)
-                d_meta = product(tl.trans(meta), d_first, d_meta, PRECISION)
-                d_back = product(tl.trans(d_second), active, d_back, PRECISION)
+                d_source = product(tl.trans(warped), d_first, d_source, SPLIT)
+                d_meta = product(tl.trans(meta), d_first, d_meta, SPLIT)
+                d_back = product(tl.trans(d_second), active, d_back, SPLIT)
                 column = tl.arange(0, META)[None, :]
                 d_out = tl.where(column == 0, d_score[:, None], 0.0)
                 d_out = tl.where(column == 1, d_logit[:, None], d_out)
-                d_last = product(tl.trans(d_out), last, d_last, PRECISION)
+                d_last = product(tl.trans(d_out), last, d_last, SPLIT)
                 d_bias += d_second
                 d_score_sum += d_score
                 d_logit_sum += d_logit
@@ -161,10 +161,10 @@ def gradient_kernel(
             view += 1
     if not SCATTER:
         w_reference = matrix(w1 + channels, h[:, None], c[None, :], h1, channels, stride)
-        d_r = product(d_base, w_reference, d_r, PRECISION)
+        d_r = product(d_base, w_reference, d_r, SPLIT)
         place = d_reference + (split * items + item) * cells * DEPTH
         tl.store(place + (cell * DEPTH)[:, None] + c[None, :], d_r, mask=inside[:, None])
-        d_own = product(tl.trans(r), d_base, tl.zeros([BLOCK_C, H1], tl.float32), PRECISION)
+        d_own = product(tl.trans(r), d_base, tl.zeros([BLOCK_C, H1], tl.float32), SPLIT)
         # Parts: w1^T (stride, h1), b1, w2 (h2, h1), b2, w3 (2, h2), b3.
         part = parts + program.to(tl.int64) * part_size
         _store(part, d_source, c, h, h1, channels, h1)

@@ -16,15 +16,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pyloc_core._triton.sweep_tiles import interpolate, project, taps
+from pyloc_core._triton.sweep_tiles import interpolate, once, project, taps
 
 SLOPE = tl.constexpr(0.01)  # of both LeakyReLUs
 META = tl.constexpr(16)  # columns of the metadata tile: 14 values, 1, 0
 
 
 @triton.jit
-def product(a, b, sums, PRECISION: tl.constexpr):
-    return tl.dot(a, b, sums, input_precision=PRECISION)
+def high_part(x):
+    """The bits of x that TF32 holds: x minus it is exact."""
+    return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def product(a, b, sums, SPLIT: tl.constexpr):
+    """sums + a @ b: as one TF32 product, or split into three of high and low parts. (The compiler's own
+    "tf32x3" asks of every entry whether it is finite, which costs more than the products.)"""
+    if SPLIT:
+        a_high = high_part(a)
+        b_high = high_part(b)
+        sums = tl.dot(a - a_high, b_high, sums, input_precision="tf32")
+        sums = tl.dot(a_high, b - b_high, sums, input_precision="tf32")
+        return tl.dot(a_high, b_high, sums, input_precision="tf32")
+    return tl.dot(a, b, sums, input_precision="tf32")
 
 
 @triton.jit
@@ -64,7 +78,7 @@ def reference_tile(reference, cell, inside, c, DEPTH: tl.constexpr):
 @triton.jit
 def reference_part(
     reference, w1, cell, inside, channels, h1, ROWS: tl.constexpr, H1: tl.constexpr,
-    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """W_r r (ROWS, H1)."""
     h = tl.arange(0, H1)[None, :]
@@ -73,7 +87,7 @@ def reference_part(
         c = first + tl.arange(0, BLOCK_C)
         r = reference_tile(reference, cell, inside, c, DEPTH)
         w = matrix(w1 + channels, h, c[:, None], h1, channels, 2 * channels + 14)
-        sums = product(r, w, sums, PRECISION)
+        sums = product(r, w, sums, SPLIT)
     return sums
 
 
@@ -133,7 +147,7 @@ def metadata_tile(
 def first_layer(
     base, reference, maps, w1, w_source, w_meta, view, centre, pose, ray, cell, inside, x, y, depth,
     inverse, low, reciprocal_high, channels, h1, hs, ws, ROWS: tl.constexpr, H1: tl.constexpr,
-    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr, SPREAD: tl.constexpr,
+    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr, SPREAD: tl.constexpr,
 ):  # fmt: skip
     """W_1 of a view's samples, their metadata, whether they are in front (0 or 1), and their taps."""
     u, v, qz = project(view, x, y, inverse)
@@ -143,14 +157,14 @@ def first_layer(
     h = tl.arange(0, H1)[None, :]
     for first in range(0, DEPTH, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
-        warped = interpolate(maps, offset, fx, fy, ws, c, DEPTH)
+        warped = once(interpolate(maps, offset, fx, fy, ws, c, DEPTH), SPREAD)
         inner += tl.sum(warped * reference_tile(reference, cell, inside, c, DEPTH), 1)
         w = w_source
         if DEPTH != BLOCK_C:
             w = matrix(w1, h, c[:, None], h1, channels, 2 * channels + 14)
-        sums = product(warped, w, sums, PRECISION)
+        sums = product(warped, w, sums, SPLIT)
     front = (qz > 0).to(tl.float32)
     meta = metadata_tile(
         inner, front, qz, depth, inverse, low, reciprocal_high, ray, centre, pose, ROWS
     )
-    return product(meta, w_meta, sums, PRECISION), meta, front, offset, fx, fy, on_map
+    return product(meta, w_meta, sums, SPLIT), meta, front, offset, fx, fy, on_map
