@@ -72,20 +72,19 @@ class MetadataGroup {
            const float* log_sum, const float* d_volume, float* d_map, float* d_own, double* sums);
 
  private:
-  void sample(const MetadataItem& item, std::int64_t view, std::int64_t at, const float* volume,
-              const float* log_sum, const float* d_volume);
+  void evaluate(const MetadataItem& item, std::int64_t view, MetadataSamples& s, std::int64_t at,
+                const float* volume, const float* log_sum, const float* d_volume);
   void last_layers_back(PackF d_score, PackF d_logit);
   void add_second();
   void first_layer_back();
-  PackF add_rows(std::int64_t view);
-  void scatter(PackF d_dot, float* d_map);
+  PackF add_rows(const MetadataSamples& s);
+  void scatter(const MetadataSamples& s, PackF d_dot, float* d_map);
   void finish(const MetadataItem& item, std::int64_t view, float* d_own, double* sums);
 
   const cpu::MetadataProblem& problem_;
   const MetadataLayers& layers_;
   const float *second_back_, *own_back_;  // (h2, width1), (h1, features)
   MetadataCells cells_;
-  MetadataSamples samples_;
   // (lanes, width1): behind the first layer, its gradient before the LeakyReLU, and that summed over planes
   float *hidden1_, *slope1_, *total1_;
   float *hidden2_, *slope2_;  // (lanes, width2)
@@ -99,30 +98,37 @@ inline void MetadataGroup::run(const MetadataItem& item, std::int64_t view, std:
   const cpu::MetadataProblem& p = problem_;
   const MetadataLayers& l = layers_;
   cells_.set(item, y, x);
+  cells_.set_view(view);
   std::memset(total1_, 0, sizeof(float) * std::size_t(kLanes * l.width1));
   std::memset(d_own_, 0, sizeof(float) * std::size_t(kLanes * l.features));
   std::memset(sums_.first, 0, sizeof(float) * std::size_t(MetadataSums<float>::count(l)));
+  MetadataSamples samples[2];
+  cells_.project(0, samples[0]);
   for (std::int64_t d = 0; d < p.planes; ++d) {
-    cells_.set_plane(d);
+    if (d + 1 < p.planes) {
+      MetadataSamples& next = samples[(d + 1) & 1];
+      cells_.project(d + 1, next);
+      next.prefetch(item.map(view), l.record());
+      next.prefetch(d_map, l.record());
+    }
+    MetadataSamples& s = samples[d & 1];
     const std::int64_t at = ((item.index() * p.planes + d) * p.height + y) * p.width + x;
-    sample(item, view, at, volume, log_sum, d_volume);
+    evaluate(item, view, s, at, volume, log_sum, d_volume);
     add_second();
     first_layer_back();
-    scatter(add_rows(view), d_map);
+    scatter(s, add_rows(s), d_map);
   }
   finish(item, view, d_own, sums);
 }
 
 // Forward once more, and the gradients of score and logit; lanes behind the row's end have none.
-inline void MetadataGroup::sample(const MetadataItem& item, std::int64_t view, std::int64_t at,
-                                  const float* volume, const float* log_sum, const float* d_volume) {
+inline void MetadataGroup::evaluate(const MetadataItem& item, std::int64_t view, MetadataSamples& s,
+                                    std::int64_t at, const float* volume, const float* log_sum,
+                                    const float* d_volume) {
   const MetadataLayers& l = layers_;
-  cells_.project(view, samples_);
   const float* map = item.map(view);
-  (feature_products<true>(l, samples_, map, cells_.own(), warped_) * PackF::load(samples_.in_front))
-      .store(samples_.dot);
-  first_layer(l, samples_, map, cells_.base(), cells_.turned(), item.constant(view), item.centre(view),
-              hidden1_);
+  (feature_products<true>(l, s, map, cells_.own(), warped_) * PackF::load(s.in_front)).store(s.dot);
+  first_layer(l, s, map, cells_.turned(), item.centre(view), hidden1_);
   PackF found[2];
   last_layers<true>(l, hidden1_, hidden2_, found);
   const int count = cells_.count();
@@ -199,18 +205,15 @@ inline void MetadataGroup::first_layer_back() {
 
 // The sums of the first layer's rows that change from sample to sample, and the gradient of the inner
 // product.
-inline PackF MetadataGroup::add_rows(std::int64_t view) {
+inline PackF MetadataGroup::add_rows(const MetadataSamples& s) {
   const MetadataLayers& l = layers_;
   constexpr int kCount = 8;
   constexpr int rows[kCount] = {kInFront, kSourceDepth, kPlaneDepth,    kDot,
                                 kCosine,  kSourceRay,   kSourceRay + 1, kSourceRay + 2};
-  alignas(64) float scalars[4][kLanes];
-  cells_.plane_depth().store(scalars[0]);
-  for (int k = 0; k < 3; ++k) cells_.source_ray(view, k, PackF::load(samples_.ray)).store(scalars[1 + k]);
-  const float* values[kCount] = {samples_.in_front, samples_.source_depth,
-                                 scalars[0],        samples_.dot,
-                                 samples_.cosine,   scalars[1],
-                                 scalars[2],        scalars[3]};
+  alignas(64) float rays[3][kLanes];
+  for (int k = 0; k < 3; ++k) cells_.source_ray(k, s).store(rays[k]);
+  const float* values[kCount] = {s.in_front, s.source_depth, s.plane_depth, s.dot,
+                                 s.cosine,   rays[0],        rays[1],       rays[2]};
   const float* dot = l.row(kDot);
   PackF d_dot[kLanes];
   for (int i = 0; i < kLanes; ++i) d_dot[i] = PackF(0.0f);
@@ -229,11 +232,11 @@ inline PackF MetadataGroup::add_rows(std::int64_t view) {
 #pragma GCC unroll 8
     for (int k = 0; k < kCount; ++k) sum[k].store(sums_.first + (2 * l.channels + rows[k]) * l.width1 + j);
   }
-  return reduce_packs(d_dot) * PackF::load(samples_.in_front);
+  return reduce_packs(d_dot) * PackF::load(s.in_front);
 }
 
 // To the taps, and to the cells' own features.
-inline void MetadataGroup::scatter(PackF d_dot, float* d_map) {
+inline void MetadataGroup::scatter(const MetadataSamples& s, PackF d_dot, float* d_map) {
   const MetadataLayers& l = layers_;
   alignas(64) float slopes[kLanes];
   d_dot.store(slopes);
@@ -242,8 +245,8 @@ inline void MetadataGroup::scatter(PackF d_dot, float* d_map) {
     float* taps[4];
     PackF weights[4];
     for (int t = 0; t < 4; ++t) {
-      taps[t] = d_map + samples_.offset[t][i];
-      weights[t] = PackF(samples_.weight[t][i]);
+      taps[t] = d_map + s.offset[t][i];
+      weights[t] = PackF(s.weight[t][i]);
     }
     for (std::int64_t j = 0; j < l.width1; j += kLanes) {
       const PackF d = PackF::load(slope1_ + i * l.width1 + j);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/metadata_layers.h"
+#include "pyloc/plane_sweep.h"
 
 PYLOC_NAMESPACE_BEGIN
 
@@ -30,10 +31,15 @@ class MetadataItem {
     return problem_.pose_values + (item_ * problem_.views + view) * 3;
   }
 
-  void place(std::int64_t item, float* memory);
+  // `finish_row(records)` may change the form of a row of records.
+  template <class FinishRow>
+  void place(std::int64_t item, float* memory, const FinishRow& finish_row);
+  void place(std::int64_t item, float* memory) {
+    place(item, memory, [](float*) {});
+  }
 
  private:
-  void project_row(std::int64_t view, std::int64_t row) const;
+  float* project_row(std::int64_t view, std::int64_t row) const;
 
   const cpu::MetadataProblem& problem_;
   const MetadataLayers& layers_;
@@ -41,7 +47,8 @@ class MetadataItem {
   float *maps_ = nullptr, *constants_ = nullptr;
 };
 
-inline void MetadataItem::place(std::int64_t item, float* memory) {
+template <class FinishRow>
+inline void MetadataItem::place(std::int64_t item, float* memory, const FinishRow& finish_row) {
   const cpu::MetadataProblem& p = problem_;
   const MetadataLayers& l = layers_;
   item_ = item;
@@ -57,15 +64,16 @@ inline void MetadataItem::place(std::int64_t item, float* memory) {
       constants_[v * l.width1 + j] = constant;
       constants_[(p.views + v) * l.width1 + j] = centre;
     }
-  runtime::parallel_for(views() * p.source_height, p.num_threads,
-                        [&](std::int64_t row) { project_row(row / p.source_height, row % p.source_height); });
+  runtime::parallel_for(views() * p.source_height, p.num_threads, [&](std::int64_t row) {
+    finish_row(project_row(row / p.source_height, row % p.source_height));
+  });
 }
 
-inline void MetadataItem::project_row(std::int64_t view, std::int64_t row) const {
+inline float* MetadataItem::project_row(std::int64_t view, std::int64_t row) const {
   const cpu::MetadataProblem& p = problem_;
   const MetadataLayers& l = layers_;
   const std::int64_t n = p.source_width, record = l.record();
-  float* to = maps_ + view * map_floats() + row * n * record;
+  float *const records = maps_ + view * map_floats() + row * n * record, *to = records;
   const std::int64_t first = ((item_ * p.views + view) * p.channels * p.source_height + row) * n;
   for (std::int64_t x = 0; x < n; ++x)
     for (std::int64_t c = p.channels; c < l.features; ++c) to[x * record + l.width1 + c] = 0.0f;
@@ -92,48 +100,58 @@ inline void MetadataItem::project_row(std::int64_t view, std::int64_t row) const
       a.store(to + j);
       b.store(to + j + kLanes);
     }
+  return records;
 }
 
 // kLanes neighbouring cells of a row of the reference; behind the last cell of the row it is repeated.
 class MetadataCells {
  public:
   MetadataCells(const cpu::MetadataProblem& p, const MetadataLayers& l) : problem_(p), layers_(l) {}
-  std::int64_t floats() const { return kLanes * (3 * layers_.width1 + layers_.features); }
+  std::int64_t floats() const {
+    return kLanes * (4 * layers_.width1 + layers_.features) + 2 * layers_.width1;
+  }
   void place(float* memory) {
     own_ = memory;
     cell_ = own_ + kLanes * layers_.features;
     turned_ = cell_ + kLanes * layers_.width1;
     plane_ = turned_ + kLanes * layers_.width1;
+    constant_ = plane_ + 2 * kLanes * layers_.width1;
   }
   void set(const MetadataItem& item, std::int64_t y, std::int64_t x);
-  // The cells at a plane: `base` then holds the part of cell and plane.
-  void set_plane(std::int64_t plane);
-  // Everything about a view but the inner product.
-  void project(std::int64_t view, MetadataSamples& samples) const;
+  void set_view(std::int64_t view);
+  // Everything about the samples at a plane but the inner product. They refer to memory that the next plane
+  // but one overwrites.
+  void project(std::int64_t plane, MetadataSamples& samples);
 
   int count() const { return count_; }  // cells within the row
   const float* own() const { return own_; }
   const float* turned() const { return turned_; }
-  const float* base() const { return plane_; }
   PackF ray(int k) const { return unit_[k]; }
-  PackF source_ray(std::int64_t view, int k, PackF inverse_length) const {
-    return (ray_[k] - PackF(item_->centre_of(view)[k]) * inverse_depth_) * inverse_length;
+  PackF source_ray(int k, const MetadataSamples& s) const {
+    return ray_[k] * PackF::load(s.ray) - PackF(item_->centre_of(view_)[k]) * PackF::load(s.near);
   }
-  PackF inverse_depth() const { return inverse_depth_; }
-  PackF plane_depth() const { return plane_depth_; }
-  std::int64_t x() const { return x_; }
-  std::int64_t y() const { return y_; }
 
  private:
   void load_own(std::int64_t y, std::int64_t x);
+  // floor_ of numbers that fit int32; GCC 12 takes that for a use of something undefined here.
+  static PYLOC_INLINE PackF whole(PackF a) {
+    const PackF truncated = to_float(to_int(a));
+    return select(truncated > a, truncated - 1.0f, truncated);
+  }
+  void set_plane(std::int64_t plane, MetadataSamples& samples);
+  const float* projection() const {
+    return problem_.projection + (item_->index() * problem_.views + view_) * 12;
+  }
 
   const cpu::MetadataProblem& problem_;
   const MetadataLayers& layers_;
   const MetadataItem* item_ = nullptr;
-  float *own_, *cell_, *turned_, *plane_;  // (lanes, features), three times (lanes, width1)
+  // (lanes, features), twice (lanes, width1), two planes of (lanes, width1) and of (width1)
+  float *own_, *cell_, *turned_, *plane_, *constant_;
   int count_ = 0;
-  std::int64_t x_ = 0, y_ = 0;
-  PackF column_, ray_[3], unit_[3], depth_, inverse_depth_, plane_depth_;
+  std::int64_t x_ = 0, y_ = 0, view_ = 0;
+  PackF column_, ray_[3], unit_[3], depth_, inverse_depth_;
+  SweepVector<PackF> sight_;  // the cells' rays in the source's map
 };
 
 inline void MetadataCells::load_own(std::int64_t y, std::int64_t x) {
@@ -187,7 +205,12 @@ inline void MetadataCells::set(const MetadataItem& item, std::int64_t y, std::in
     }
 }
 
-inline void MetadataCells::set_plane(std::int64_t plane) {
+inline void MetadataCells::set_view(std::int64_t view) {
+  view_ = view;
+  sight_ = sweep_ray(projection(), column_, PackF(float(y_)));
+}
+
+inline void MetadataCells::set_plane(std::int64_t plane, MetadataSamples& s) {
   const cpu::MetadataProblem& p = problem_;
   const MetadataLayers& l = layers_;
   const std::int64_t at = item_->index() * p.planes + plane;
@@ -199,32 +222,32 @@ inline void MetadataCells::set_plane(std::int64_t plane) {
   }
   inverse_depth_ = PackF(1.0f) / depth_;
   const float *limits = p.depth_limits + 2 * item_->index(), *weights = l.row(kPlaneDepth);
-  plane_depth_ = (depth_ - limits[0]) / limits[1];
-  alignas(64) float depths[kLanes];
-  plane_depth_.store(depths);
-  for (int i = 0; i < kLanes; ++i)
-    for (std::int64_t j = 0; j < l.width1; j += kLanes)
-      fma_(PackF(depths[i]), PackF::load(weights + j), PackF::load(cell_ + i * l.width1 + j))
-          .store(plane_ + i * l.width1 + j);
+  ((depth_ - limits[0]) / limits[1]).store(s.plane_depth);
+  const int rows = p.depth_per_cell ? kLanes : 1, slot = plane & 1;
+  const float* from = p.depth_per_cell ? cell_ : item_->constant(view_);
+  float* to = p.depth_per_cell ? plane_ + slot * kLanes * l.width1 : constant_ + slot * l.width1;
+  s.base = p.depth_per_cell ? to : cell_;
+  s.constant = p.depth_per_cell ? item_->constant(view_) : to;
+  for (int i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < l.width1; j += kLanes) {
+      const PackF before = PackF::load(from + i * l.width1 + j);
+      fma_(PackF(s.plane_depth[i]), PackF::load(weights + j), before).store(to + i * l.width1 + j);
+    }
 }
 
-inline void MetadataCells::project(std::int64_t view, MetadataSamples& s) const {
+inline void MetadataCells::project(std::int64_t plane, MetadataSamples& s) {
   const cpu::MetadataProblem& p = problem_;
-  const float* m = p.projection + (item_->index() * p.views + view) * 12;
-  PackF q[3];
-  for (int i = 0; i < 3; ++i) {
-    const PackF at = fma_(PackF(m[4 * i]), column_, PackF(m[4 * i + 1] * float(y_) + m[4 * i + 2]));
-    q[i] = fma_(PackF(m[4 * i + 3]), inverse_depth_, at);
-  }
+  set_plane(plane, s);
+  const SweepVector<PackF> at = sweep_sample(projection(), sight_, inverse_depth_);
   const PackF zero(0.0f), one(1.0f);
-  const PackF u = q[0] / q[2], v = q[1] / q[2];
+  const PackF u = at.x, v = at.y;
   const float* limits = p.depth_limits + 2 * item_->index();
-  select(q[2] > 0.0f, one, zero).store(s.in_front);
-  ((depth_ * q[2] - limits[0]) / limits[1]).store(s.source_depth);
+  select(sweep_in_front(at), one, zero).store(s.in_front);
+  ((depth_ * at.z - limits[0]) / limits[1]).store(s.source_depth);
   // NaN compares false: no tap.
   const auto inside = mask_and(mask_and(u > -1.0f, u < float(p.source_width)),
                                mask_and(v > -1.0f, v < float(p.source_height)));
-  const PackF x0 = floor_(select(inside, u, zero)), y0 = floor_(select(inside, v, zero));
+  const PackF x0 = whole(select(inside, u, zero)), y0 = whole(select(inside, v, zero));
   const PackF ax = select(inside, u - x0, zero), ay = select(inside, v - y0, zero);
   const PackF last_x(float(p.source_width - 1)), last_y(float(p.source_height - 1));
   const PackF right = select(x0 < last_x, ax, zero), left = select(x0 >= 0.0f, one - ax, zero);
@@ -243,7 +266,7 @@ inline void MetadataCells::project(std::int64_t view, MetadataSamples& s) const 
   (y_second + x_second).store(s.offset[3]);
   PackF square(0.0f), cosine(0.0f);
   for (int k = 0; k < 3; ++k) {
-    const PackF w = ray_[k] - PackF(item_->centre_of(view)[k]) * inverse_depth_;
+    const PackF w = ray_[k] - PackF(item_->centre_of(view_)[k]) * inverse_depth_;
     square = fma_(w, w, square);
     cosine = fma_(w, unit_[k], cosine);
   }

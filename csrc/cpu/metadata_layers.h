@@ -78,8 +78,18 @@ struct MetadataLayers {
 struct alignas(64) MetadataSamples {
   float weight[4][kLanes];         // of the taps (x, y), (x + 1, y), (x, y + 1), (x + 1, y + 1); 0 outside
   std::int32_t offset[4][kLanes];  // floats from the view's first record
-  float in_front[kLanes], source_depth[kLanes], dot[kLanes], cosine[kLanes];
+  float in_front[kLanes], source_depth[kLanes], plane_depth[kLanes], dot[kLanes], cosine[kLanes];
   float ray[kLanes], near[kLanes];  // 1 / n and 1 / (n d)
+  const float* base;                // (lanes, width1): what cell and plane give to the first layer
+  const float* constant;            // (width1): what the view, or view and plane, give
+
+  // Asks for the records on the left of every sample; those on the right are mostly the next one's left.
+  void prefetch(const float* map, std::int64_t record) const {
+    if (record > 8 * 16) return;  // longer ones fetch themselves, being read in order
+    for (int i = 0; i < kLanes; ++i)
+      for (int t = 0; t < 4; t += 2)
+        for (std::int64_t j = 0; j < record; j += 16) __builtin_prefetch(map + offset[t][i] + j);
+  }
 };
 
 PYLOC_INLINE PackF leaky(PackF x) { return max_(x, x * PackF(kLeak)); }
@@ -105,12 +115,10 @@ inline PackF feature_products(const MetadataLayers& l, const MetadataSamples& s,
   return reduce_packs(sums);
 }
 
-// First layer: hidden (lanes, width1) behind the LeakyReLU. `base` and `turned` (lanes, width1) are the part
-// of cell and plane and the cell's ray through the layer, `view` and `centre` (width1) the part of the view
-// and its centre through the layer.
+// First layer: hidden (lanes, width1) behind the LeakyReLU. `turned` (lanes, width1) and `centre` (width1)
+// are the cells' rays and the view's centre through the layer.
 inline void first_layer(const MetadataLayers& l, const MetadataSamples& s, const float* maps,
-                        const float* base, const float* turned, const float* view, const float* centre,
-                        float* hidden) {
+                        const float* turned, const float* centre, float* hidden) {
   for (std::int64_t j = 0; j < l.width1; j += kHiddenUnit) {
     const auto pair = [&](const float* from, PackF to[2]) {
       to[0] = PackF::load(from + j);
@@ -121,10 +129,10 @@ inline void first_layer(const MetadataLayers& l, const MetadataSamples& s, const
     pair(l.row(kSourceDepth), depth);
     pair(l.row(kDot), dot);
     pair(l.row(kCosine), cosine);
-    pair(view, constant);
+    pair(s.constant, constant);
     pair(centre, c);
     for (int i = 0; i < kLanes; ++i) {
-      const float *from = base + i * l.width1 + j, *rays = turned + i * l.width1 + j;
+      const float *from = s.base + i * l.width1 + j, *rays = turned + i * l.width1 + j;
       PackF sum[2] = {PackF::load(from) + constant[0], PackF::load(from + kLanes) + constant[1]};
       const auto add = [&](float factor, PackF a, PackF b) {
         sum[0] = fma_(PackF(factor), a, sum[0]);
