@@ -30,7 +30,7 @@ def depth(
     ] = None,
     sources: Annotated[
         int, typer.Option("--sources", min=1, help="Views that a depth is estimated from, at most.")
-    ] = 6,
+    ] = 8,
     near: Annotated[
         float | None, typer.Option("--near", help="Least depth; default: by the points.")
     ] = None,
@@ -50,7 +50,7 @@ def depth(
     ] = 0.01,
     min_confidence: Annotated[
         float, typer.Option("--min-confidence", help="Depths below are dropped, 0 to 1.")
-    ] = 0.3,
+    ] = 0.15,
     format: Annotated[str, typer.Option("--format", help="Of the maps: npy, pfm or bin.")] = "npy",
     colmap: Annotated[
         Path | None, typer.Option("--colmap", help="Also write a dense workspace of COLMAP here.")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pyloc_core._extras import require
 from pyloc_core.depth import consistency
-from pyloc_core.depth.consistency import DepthMap, confirmed
+from pyloc_core.depth.consistency import DepthMap, confirmed, without_speckles
 from pyloc_core.depth.depth_files import FORMATS, read_depth, write_depth, write_ply
 from pyloc_core.depth.point_check import PointCheck, check_points
 from pyloc_core.depth.point_cloud import fuse_points
@@ -48,18 +48,20 @@ class DepthOptions:
         least_views: other views that must confirm a depth; fewer where a view has fewer sources.
         max_reprojection, max_depth_change: when a view confirms it (pixels, relative).
         min_confidence: depths below are dropped before the check.
+        speckle: patches of connected depths smaller than this share of the pixels are dropped after it.
         format: of the maps, one of `FORMATS`.
         cloud, mesh: write points.ply, mesh.ply.
         voxel: of the mesh, in units of the model; None for one that suits the maps.
     """
 
-    sources: int = 6
+    sources: int = 8
     near: float | None = None
     far: float | None = None
     least_views: int = consistency.LEAST_VIEWS
     max_reprojection: float = consistency.MAX_REPROJECTION
     max_depth_change: float = consistency.MAX_DEPTH_CHANGE
-    min_confidence: float = 0.3
+    min_confidence: float = 0.15
+    speckle: float = 5e-5
     format: str = "npy"
     cloud: bool = True
     mesh: bool = False
@@ -74,6 +76,8 @@ class DepthOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < np.inf:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if not 0 <= self.min_confidence <= 1 or not 0 <= self.speckle < 1:
+            raise ValueError("min_confidence and speckle must lie between 0 and 1")
         if self.near is not None and self.far is not None and self.near >= self.far:
             raise ValueError(f"near must be less than far, got {self.near} and {self.far}")
 
@@ -188,6 +192,7 @@ class _Work:
                 max_reprojection=options.max_reprojection,
                 max_depth_change=options.max_depth_change,
             )  # fmt: skip
+            depth = without_speckles(depth, round(options.speckle * depth.size))
         write_depth(self.path("depth", index, options.format), depth)
         self._facts[index] |= {
             "kept": float((depth > 0).mean()),
@@ -286,7 +291,12 @@ def range_of(
 
 def _camera_range(view: PosedImage, sources: Sequence[PosedImage]) -> tuple[float, float]:
     back = inverse_pose(view.cam_from_world)
-    poses = np.stack([np.asarray(compose_poses(s.cam_from_world, back)) for s in sources])
+    apart = [np.linalg.norm(s.center - view.center) for s in sources]
+    least = 1e-9 * max(1.0, float(np.linalg.norm(view.center)))  # rounding of poses is no baseline
+    moved = [s for s, distance in zip(sources, apart) if distance > least]
+    if not moved:
+        raise ValueError(f"{view.name}: no source has a baseline, and no points tell the range")
+    poses = np.stack([np.asarray(compose_poses(s.cam_from_world, back)) for s in moved])
     try:
         near, far = depth_range(view.camera.K, poses, view.size)
     except ValueError as error:

@@ -48,12 +48,12 @@ class SweepStereo:
 
     coarse_scale: float = 0.5
     planes: int | None = None
-    plane_limits: tuple[int, int] = (48, 160)
+    plane_limits: tuple[int, int] = (64, 256)
     fine_planes: int = 9
-    best_views: int = 2
+    best_views: int = 3
     radius: int = 2
     step: float = 0.1
-    jump: float = 0.8
+    jump: float = 1.2
     num_threads: int | None = None
 
     def __call__(
