@@ -198,7 +198,11 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--steps", type=int, default=1600, help="of the training")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "sfm_ttr")
+    parser.add_argument("--tables", action="store_true", help="write the tables of NAME.json again")
     given = parser.parse_args()
+    if given.tables:
+        report(json.loads(given.out.with_suffix(".json").read_text()), given.out)
+        return
     torch.set_num_threads(1)
     network, seconds = trained(given.steps, given.cache)
     scenes = []
@@ -210,8 +214,12 @@ def main() -> None:
         "size": SIZE, "parameters": sum(p.numel() for p in network.parameters()), "scenes": scenes,
     }  # fmt: skip
     given.out.with_suffix(".json").write_text(json.dumps(data) + "\n")
-    given.out.with_suffix(".md").write_text(write(data))
-    draw(data, given.out.with_suffix(".png"))
+    report(data, given.out)
+
+
+def report(data: dict[str, Any], out: Path) -> None:
+    out.with_suffix(".md").write_text(write(data))
+    draw(data, out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
