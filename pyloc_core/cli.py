@@ -25,6 +25,7 @@ except ImportError:
 from pyloc_core._extras import MissingExtra
 from pyloc_core.cli_checkpoint import convert_checkpoint
 from pyloc_core.cli_depth import depth
+from pyloc_core.cli_depth_evaluation import evaluate_depth
 from pyloc_core.cli_describe import build_index, describe, named_options
 from pyloc_core.cli_localize import localize
 from pyloc_core.cli_maps import index_map, merge_maps
@@ -73,6 +74,7 @@ app.command("convert-checkpoint")(_one_line_errors(convert_checkpoint))
 app.command("depth")(_one_line_errors(depth))
 app.command("describe")(_one_line_errors(describe))
 app.command("build-index")(_one_line_errors(build_index))
+app.command("evaluate-depth")(_one_line_errors(evaluate_depth))
 app.command("evaluate-neurhal")(_one_line_errors(evaluate_neurhal))
 app.command("evaluate-retrieval")(_one_line_errors(evaluate_retrieval))
 app.command("localize")(_one_line_errors(localize))

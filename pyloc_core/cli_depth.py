@@ -83,7 +83,7 @@ def depth(
     )  # fmt: skip
     if mesh:
         require("open3d", "--mesh")
-    estimate = _sweep(planes, threads) if weights is None else _network(weights, device)
+    estimate = _sweep(planes, threads) if weights is None else network_of(weights, device)
     size = max_size or (_SWEEP_SIZE if weights is None else _NETWORK_SIZE)
     views = read_posed_images(
         model,
@@ -114,7 +114,7 @@ def _sweep(planes: int | None, threads: int | None) -> Any:
     return SweepStereo(planes=planes, num_threads=threads)
 
 
-def _network(weights: Path, device: str) -> Any:
+def network_of(weights: Path, device: str) -> Any:
     """MVSAnywhere of a checkpoint, whichever of the two variants that holds."""
     from pyloc_core._extras import require
 

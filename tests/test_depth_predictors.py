@@ -113,3 +113,19 @@ def test_bad_input(planes) -> None:
 
     with pytest.raises(ValueError, match="without a range"):
         SweepPredictor(range_from="given")(replace(planes.samples[0], depth_range=None))
+
+
+def test_mvsanywhere_is_judged_like_any_predictor(planes) -> None:
+    """A small one with random weights, on images resampled to a size it takes: it runs, and knows nothing."""
+    pytest.importorskip("torch")
+    from mvsanywhere_scene import SMALL
+
+    from pyloc_core import models
+
+    network = models.create("mvsanywhere_dot", seed=3, **SMALL)
+    found = evaluate_depth(planes.samples[:2], NetworkPredictor(network, size=(64, 96)))
+    assert [s.errors.pixels for s in found.samples] == [SIZE[0] * SIZE[1]] * 2
+    assert np.isfinite(found.mean.abs_rel) and found.mean.inliers < 30
+    given = NetworkPredictor(network, size=(64, 96), range_from="given", refinements=0)
+    depth = given(planes.samples[0])
+    assert float(depth.min()) >= 2 and float(depth.max()) <= 9
