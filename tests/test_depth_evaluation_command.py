@@ -43,7 +43,7 @@ def test_figures_of_a_set(data, tmp_path) -> None:
         "| method | mvsnet rel | mvsnet tau"
     )
     content = json.loads(out.read_text())
-    assert content["mean"]["inliers"] > 50 and len(content["images"]) == 5
+    assert content["mean"]["inliers"] > 35 and len(content["images"]) == 5
     assert all(image["num_sources"] == 2 for image in content["images"])
     assert f"{content['mean']['abs_rel']:.2f}" in lines[3]
 
