@@ -209,3 +209,45 @@ def test_matrices_without_leading_axes(name: str) -> None:
     short = scene._replace(K_reference=K.numpy(), K_sources=K.tolist(), poses=scene.poses[0, :, :3])
     with torch.inference_mode():
         assert torch.equal(model(*short).depth, model(*wide).depth)
+
+
+@BOTH
+def test_host_cameras_beside_images_on_a_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meta tensors stand in for a GPU's: no two devices meet, and host cameras are checked as ever."""
+    from pyloc_core.models.mvsanywhere import variants
+
+    cameras_at: list[str] = []
+
+    def volume(reference: Any, sources: Any, *geometry: Any, **_: Any) -> Any:
+        K_reference, K_sources, poses, planes = geometry[:4]
+        cameras_at.append({each.device.type for each in (K_reference, K_sources, poses)}.pop())
+        assert reference.device.type == sources.device.type == planes.device.type == "meta"
+        return reference.new_empty(*planes.shape, *reference.shape[2:])
+
+    monkeypatch.setattr(variants, "plane_sweep", volume)
+    monkeypatch.setattr(variants, "metadata_cost_volume", volume)
+    model, host = small(name).to("meta"), Scene.drawn(26, views=3, batch=2)
+    images = host._replace(reference=host.reference.to("meta"), sources=host.sources.to("meta"))
+    device = Scene(*(each.to("meta") for each in host))
+    one_there = images._replace(poses=host.poses.to("meta"))
+    counts = torch.tensor([1, 3])
+    for scene, options, expected in (
+        (images, {}, "cpu"), (images, {"num_valid": [1, 3]}, "cpu"), (device, {}, "meta"),
+        (images, {"depth_range": (1, torch.ones(2) * 3)}, "cpu"), (one_there, {}, "meta"),
+        (images, {"num_valid": counts.to("meta")}, "meta"), (device, {"num_valid": counts}, "meta"),
+        (device, {"depth_range": (0.5, 2.0), "scales": 4}, "meta"),
+    ):  # fmt: skip
+        cameras_at.clear()
+        with torch.inference_mode():
+            found = model(*scene, return_volume=True, **options)
+        assert cameras_at == [expected] * 2
+        for each in (found.depth, found.mask, found.near, found.volume, found.sky, found.planes):
+            assert each.device.type == "meta"
+    still = host.poses.clone()
+    still[..., :3, 3] = 0
+    with pytest.raises(ValueError, match="all baselines are zero"), torch.inference_mode():
+        model(*images._replace(poses=still))
+    with pytest.raises(ValueError, match="K_sources holds NaN"), torch.inference_mode():
+        model(*images._replace(K_sources=with_nan(host.K_sources)))
+    with pytest.raises(ValueError, match="0 < near < far"), torch.inference_mode():
+        model(*device, depth_range=(2.0, 1.0))

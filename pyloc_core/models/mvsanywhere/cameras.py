@@ -96,6 +96,16 @@ class Cameras:
     source_size: Size
     num_valid: Tensor | None = None
 
+    def on(self, device: torch.device) -> Cameras:
+        """The same on a device."""
+        K_reference, K_sources, poses = (
+            each.to(device)
+            for each in (self.K_reference, self.K_sources, self.source_from_reference)
+        )
+        counts = None if self.num_valid is None else self.num_valid.to(device)
+        sizes = (self.size, self.source_size)
+        return Cameras(K_reference, K_sources, poses, *sizes, num_valid=counts)
+
     @property
     def of_maps(self) -> tuple[Tensor, Tensor]:
         """Intrinsics of the reference and source maps, whose cell centres are at integers.
@@ -115,6 +125,7 @@ class Cameras:
     def overall_mask(self, far: Tensor) -> Tensor:
         """(B, h, w) bool: cells that at depth `far` (B,) lie in front of some source and inside some source's
         map without its border. The two may be different sources, as published."""
+        self = self.on(far.device)
         K_reference, K_sources = self.of_maps
         h, w = map_size(self.size)
         limit = torch.tensor(self.source_size[::-1]).to(K_sources) / STRIDE - _BORDER
@@ -151,6 +162,8 @@ def checked_cameras(
         sizes: of the reference and of the source images.
         batch: (B, V).
         num_valid: int, or ints (B,).
+        device: of the images. Cameras that lie on the host stay there, where they are checked and their
+            range is made without waiting; if any lies on the device, all do.
         look: at the values, which waits for a GPU.
 
     Raises ValueError that names an argument of another shape and, where values are looked at, NaN,
@@ -159,15 +172,19 @@ def checked_cameras(
     b, v = batch
     names = ("K_reference", "K_sources", "source_from_reference")
     shapes = ((b, 3, 3), (b, v, 3, 3), (b, v, 3, 4))
-    found = [_matrix(*each, look=look) for each in zip(names, matrices, shapes)]
-    counts = None if num_valid is None else _counts(num_valid, b, v, look).to(device)
-    K_reference, K_sources, poses = (each.to(device) for each in found)
-    return Cameras(K_reference, K_sources, poses, *sizes, num_valid=counts)
+    K_reference, K_sources, poses = (
+        _matrix(*each, look=look) for each in zip(names, matrices, shapes)
+    )
+    counts = None if num_valid is None else _counts(num_valid, b, v, look)
+    cameras = Cameras(K_reference, K_sources, poses, *sizes, num_valid=counts)
+    given = (K_reference, K_sources, poses, counts)
+    on_host = all(each is None or each.device.type == "cpu" for each in given)
+    return cameras if on_host else cameras.on(device)
 
 
 @torch.no_grad()
 def first_range(cameras: Cameras, given: tuple[Any, Any] | None) -> tuple[Tensor, Tensor]:
-    """(near, far), each (B,) float64: the caller's, or what the cameras can triangulate.
+    """(near, far), each (B,) float64: the caller's, or what the cameras can triangulate; where those lie.
 
     ValueError for another shape, for a range that is none, and for cameras without a baseline.
     """
@@ -187,8 +204,7 @@ def first_range(cameras: Cameras, given: tuple[Any, Any] | None) -> tuple[Tensor
         on_host = can_look(near) and can_look(far)
         if on_host and not bool(((near > 0) & (near < far) & far.isfinite()).all()):
             raise ValueError(f"depth_range must have 0 < near < far, got {given}")
-        near, far = near.to(K), far.to(K)
-    return near.expand(b), far.expand(b)
+    return near.double().expand(b), far.double().expand(b)
 
 
 def _matrix(name: str, value: Any, shape: tuple[int, ...], *, look: bool) -> Tensor:

@@ -275,7 +275,8 @@ class MVSAnywhere(Network):
         if _checks.integer("scales", scales, 1) > NUM_SCALES:
             raise ValueError(f"scales must be 1 to {NUM_SCALES}, got {scales}")
         wide = torch.float64 if of_reference.dtype == torch.float64 else torch.float32
-        first = [each.to(wide) for each in first_range(cameras, depth_range)]
+        limits = first_range(cameras, depth_range)
+        first = [each.to(of_reference.device, wide) for each in limits]
         near, far = first
         for _ in range(refinements):
             with torch.no_grad():
