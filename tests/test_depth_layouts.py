@@ -102,6 +102,15 @@ def test_dtu_blendedmvs_and_tanks_and_temples(tmp_path) -> None:
     np.testing.assert_allclose(shifted.reference.K - K, [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
 
 
+def test_depth_maps_that_come_apart(tmp_path) -> None:
+    write_mvsnet(tmp_path / "dtu" / "scan1", depths="../../Depths_raw/scan1")
+    for i in range(5):
+        old = tmp_path / "Depths_raw" / "scan1" / f"{i:08d}.pfm"
+        old.rename(old.with_name(f"depth_map_{i:04d}.pfm"))
+    found = layouts.read_mvsnet(tmp_path / "dtu", depths="../../Depths_raw/{scene}")
+    np.testing.assert_allclose(found.samples[3].read_depth(), plane_view(3).depth)
+
+
 def test_views_without_depth_are_sources_alone(tmp_path) -> None:
     write_mvsnet(tmp_path)
     for i in (0, 1, 3, 4):
@@ -132,6 +141,9 @@ def test_kitti_poses_come_from_the_inertial_unit(tmp_path) -> None:
         start[:, 3],
         np.array([-0.3, 0.8, -0.8]) + [0, -0.08, -0.27] + [-0.06, 0, 0], atol=1e-9,
     )  # fmt: skip
+    photo = sample.reference.path.rename(sample.reference.path.with_suffix(".jpg"))
+    again = layouts.read_kitti(tmp_path / "raw", tmp_path / "depth", frames=[(drive, 2)])
+    assert again.samples[0].reference.path == photo
     chosen = layouts.read_kitti(tmp_path / "raw", tmp_path / "depth", frames=[(drive, 4)])
     assert [s.name for s in chosen] == [f"{drive}/{4:010d}"]
     with pytest.raises(FileNotFoundError, match="0000000009"):

@@ -170,3 +170,25 @@ def test_pixels_that_do_not_count_change_nothing() -> None:
 def test_second_range_refuses(changes, name) -> None:
     with pytest.raises(ValueError, match=name):
         pl.refine_depth_range(**{"depth": np.ones((4, 5)), "near": 0.5, "far": 10.0, **changes})
+
+
+def test_properties_of_random_cameras_and_maps() -> None:
+    """Order of views, units, and what a second range may be, over 200 draws."""
+    rng = np.random.default_rng(11)
+    for _ in range(200):
+        given = poses(*np.exp(rng.normal(-2, 1.5, rng.integers(1, 9))))
+        near, far = pl.depth_range(K, given, SIZE)
+        assert 0 < near < far and far / near >= 100 * (1 - 1e-12)
+        shuffled = pl.depth_range(K, given[rng.permutation(len(given))], SIZE)
+        assert shuffled == (near, far)
+        factor = np.exp(rng.normal(0, 3))
+        np.testing.assert_allclose(
+            pl.depth_range(K, given * [1, 1, 1, factor], SIZE),
+            (factor * near, factor * far),
+            rtol=1e-12,
+        )
+        depth = np.exp(rng.uniform(np.log(near) - 1, np.log(far) + 1, (6, 7)))
+        low, high = pl.refine_depth_range(depth, near, far)
+        assert near / 2 <= low < high <= 2 * far
+        scaled = pl.refine_depth_range(factor * depth, factor * near, factor * far)
+        np.testing.assert_allclose(scaled, (factor * low, factor * high), rtol=1e-12)

@@ -6,7 +6,7 @@ Geiger et al., "Vision meets Robotics: The KITTI Dataset" (2013); Uhrig et al., 
 (2017) for the depth maps. Below RAW, one folder per day:
 
     DATE/calib_cam_to_cam.txt, calib_velo_to_cam.txt, calib_imu_to_velo.txt
-    DATE/DRIVE/image_02/data/0000000005.png
+    DATE/DRIVE/image_02/data/0000000005.png   or .jpg
     DATE/DRIVE/oxts/data/0000000005.txt       latitude longitude altitude roll pitch yaw ...
 
 and below DEPTH, SPLIT/DRIVE/proj_depth/groundtruth/image_02/0000000005.png, metres times 256.
@@ -68,7 +68,7 @@ def read_kitti(
         origin = _oxts(only("*.txt", day / drive / "oxts" / "data")[0])
         views = {}
         for frame in (number, *(number + offset for offset in offsets)):
-            path = day / drive / f"image_{camera:02d}" / "data" / f"{frame:010d}.png"
+            path = _image(day / drive / f"image_{camera:02d}" / "data", frame)
             oxts = day / drive / "oxts" / "data" / f"{frame:010d}.txt"
             if path.is_file() and oxts.is_file():
                 world_from_imu = _pose_of_oxts(_oxts(oxts), origin)
@@ -84,6 +84,12 @@ def read_kitti(
     if not samples:
         raise FileNotFoundError(f"{maps} holds no depth map of a frame of {root} with a source")
     return DepthSet(name, tuple(samples))
+
+
+def _image(folder: Path, frame: int) -> Path:
+    """As downloaded, or converted to save space."""
+    small = folder / f"{frame:010d}.jpg"
+    return small if small.is_file() else folder / f"{frame:010d}.png"
 
 
 def _depth_path(maps: Path, drive: str, camera: int) -> Path:

@@ -49,7 +49,8 @@ def read_mvsnet(
         folder: of the scenes, or one scene.
         scenes: names to read; None for all folders with a pair.txt.
         count: most sources; None for all that are listed.
-        images, cameras, depths: the folders' names in a scene.
+        images, cameras, depths: the folders' names in a scene; in `depths` {scene} stands for the scene's
+            name, as in "../../Depths_raw/{scene}" for DTU, whose maps come apart.
         unit: metres per unit of the poses and of the depths (0.001 for DTU's millimetres).
         centres_at_integers: the stored intrinsics count from 0 at the first pixel's centre. Those made
             from COLMAP models do not.
@@ -71,7 +72,7 @@ def read_mvsnet(
             raise FileNotFoundError(f"{scene} holds no pair.txt")
         views: dict[int, tuple[SampleView, tuple[float, float] | None]] = {}
         for reference, sources in _pairs(pairs):
-            file = _find(scene / depths, reference, _DEPTHS)
+            file = _find(scene / depths.format(scene=scene.name), reference, _DEPTHS)
             if file is None:
                 continue
             for index in (reference, *sources[:count]):
