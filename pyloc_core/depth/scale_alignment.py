@@ -21,6 +21,9 @@ Mask = npt.NDArray[np.bool_]
 
 THRESHOLD = 0.5  # tau, thesis, section 8.2.1
 ESTIMATORS = ("weighted_least_squares", "least_squares", "mean_of_medians")
+_UNSURE = (
+    4  # neighbours of an interval's end: the ends are right to one or two units in the last place
+)
 SUPERVISION = ("relaxed", "consensus", "all")
 
 
@@ -158,26 +161,26 @@ def agreement_counts(t: Array, y: Array, scales: Array, tau: float) -> Integers:
     """How many points agree with each scale (M,): the numbers that `agrees` counts, in O((N + M) log M).
 
     With a = s t the condition a^2 - (2 y + tau) a + y^2 < 0 holds between the roots of the left side, hence
-    for s in an open interval. Its ends are found among the sorted scales; a step to either side undoes what
-    rounding of the roots may have got wrong, so that the counts are those of the test itself.
+    for s in an open interval. Its ends are found among the sorted scales. The scales next to an end, where
+    rounding decides, are tested themselves, so that the counts are those of the test.
     """
     ordered, inverse = np.unique(scales, return_inverse=True)
     upper = 0.5 * ((2 * y + tau) + np.sqrt(tau * (4 * y + tau)))
     first = np.searchsorted(ordered, y / upper * (y / t), side="right")
-    stop = np.searchsorted(ordered, upper / t, side="left")
-    top = len(ordered) - 1
-    for _ in range(8):  # rounding is off by one or two neighbours at the most
-        before = agrees(t, y, ordered[np.maximum(first - 1, 0)], tau) & (first > 0)
-        inside = agrees(t, y, ordered[np.minimum(first, top)], tau) | (first >= stop)
-        after = agrees(t, y, ordered[np.minimum(stop, top)], tau) & (stop <= top)
-        within = agrees(t, y, ordered[np.maximum(stop - 1, 0)], tau) | (first >= stop)
-        if not (before.any() or after.any() or not inside.all() or not within.all()):
-            break
-        first += np.where(before, -1, ~inside)
-        stop -= np.where(after, -1, ~within)
-    stop = np.maximum(first, stop)
-    change = np.bincount(first, minlength=top + 2) - np.bincount(stop, minlength=top + 2)
-    return np.cumsum(change)[: top + 1][inverse.reshape(-1)]
+    stop = np.maximum(np.searchsorted(ordered, upper / t, side="left"), first)
+    sure = first + _UNSURE
+    last = np.maximum(stop - _UNSURE, sure)  # the scales from `sure` to `last` are inside, if any
+    size = len(ordered)
+    change = np.bincount(np.minimum(sure, size), minlength=size + 1)
+    change -= np.bincount(np.minimum(last, size), minlength=size + 1)
+    counts = np.cumsum(change)[:size]
+    for begin, end in ((first - _UNSURE, sure), (last, stop + _UNSURE)):
+        for step in range(2 * _UNSURE):
+            at = begin + step
+            inside = (at >= 0) & (at < np.minimum(end, size))
+            inside[inside] = agrees(t[inside], y[inside], ordered[at[inside]], tau)
+            counts += np.bincount(at[inside], minlength=size)
+    return counts[inverse.reshape(-1)]
 
 
 def _least_squares(t: Array, y: Array, weighted: bool) -> float:
