@@ -137,6 +137,16 @@ def test_scalar_ranges_and_a_published_state() -> None:
         manager.load_state_dict({**state, "other": torch.ones(1)})
 
 
+def test_programs_may_say_the_number_of_channels_and_views() -> None:
+    given = problem()
+    told = DotProductVolume(*SIZE, 8, matching_dim_size=4, num_source_views=7)
+    assert torch.equal(told(**given)[0], DotProductVolume(*SIZE, 8)(**given)[0])
+    with pytest.raises(ValueError, match=r"cur_feats must have shape \(B, 16, 10, 14\)"):
+        ViewAgnosticVolume(*SIZE, num_source_views=7)(**given)
+    with pytest.raises(ValueError, match="num_source_views"):
+        DotProductVolume(*SIZE, num_source_views=0)
+
+
 @pytest.mark.parametrize(
     "changes,name",
     [({"cur_feats": torch.ones(2, 4, 3, 3)}, "cur_feats"), ({"min_depth": 7.0}, "near"),

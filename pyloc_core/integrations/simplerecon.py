@@ -37,10 +37,30 @@ _DERIVED = ("linear_ramp_1d11", "backprojector.pix_coords_13N", "projector.eps")
 
 
 class _CostVolume(torch.nn.Module):  # type: ignore[misc,name-defined]
-    """What both volumes share: planes, cameras, the depth of the best plane, the mask."""
+    """What both volumes share: planes, cameras, the depth of the best plane, the mask.
 
-    def __init__(self, matching_height: int, matching_width: int, num_depth_bins: int = 64) -> None:
+    Args:
+        matching_height, matching_width: of the feature maps.
+        num_depth_bins: planes.
+        matching_dim_size: channels of the features, checked if given.
+        num_source_views: only for programs that say it: any number of views is taken.
+    """
+
+    def __init__(
+        self,
+        matching_height: int,
+        matching_width: int,
+        num_depth_bins: int = 64,
+        matching_dim_size: int | None = None,
+        num_source_views: int | None = None,
+    ) -> None:
         super().__init__()
+        channels = matching_dim_size
+        self.matching_dim_size = (
+            None if channels is None else integer("matching_dim_size", channels, 1)
+        )
+        if num_source_views is not None:
+            integer("num_source_views", num_source_views, 1)
         self.matching_height = integer("matching_height", matching_height, 1)
         self.matching_width = integer("matching_width", matching_width, 1)
         self.num_depth_bins = integer("num_depth_bins", num_depth_bins, 2)
@@ -82,9 +102,11 @@ class _CostVolume(torch.nn.Module):  # type: ignore[misc,name-defined]
             ValueError, TypeError: as `plane_sweep`, `metadata_cost_volume`, `log_depth_planes`.
         """
         size = (self.matching_height, self.matching_width)
-        if getattr(cur_feats, "ndim", 0) != 4 or tuple(cur_feats.shape[2:]) != size:
-            shape = tuple(getattr(cur_feats, "shape", ()))
-            raise ValueError(f"cur_feats must have shape (B, C, {size[0]}, {size[1]}), got {shape}")
+        shape = tuple(getattr(cur_feats, "shape", ()))
+        channels = self.matching_dim_size
+        if len(shape) != 4 or shape[2:] != size or channels not in (None, shape[1]):
+            wanted = ", ".join(map(str, ("B", channels or "C", *size)))
+            raise ValueError(f"cur_feats must have shape ({wanted}), got {shape}")
         batch = len(cur_feats)
         near, far = (
             self._ends(x, name, cur_feats)
@@ -130,7 +152,10 @@ class DotProductVolume(_CostVolume):
     """Mean over the source views of the inner products in front of them: `plane_sweep`.
 
     Args:
-        matching_height, matching_width: of the feature maps. num_depth_bins: planes.
+        matching_height, matching_width: of the feature maps.
+        num_depth_bins: planes.
+        matching_dim_size: channels of the features, checked if given.
+        num_source_views: only for programs that say it: any number of views is taken.
     """
 
     def volume(
@@ -146,8 +171,8 @@ class ViewAgnosticVolume(_CostVolume):
     depend on the resolution are passed over when a state is loaded.
 
     Args:
-        matching_height, matching_width, num_depth_bins: as of `DotProductVolume`.
-        matching_dim_size: channels C of the features.
+        matching_height, matching_width, num_depth_bins, matching_dim_size, num_source_views: as of
+            `DotProductVolume`, 16 channels unless told otherwise.
         hidden: size of the two hidden layers.
         scale_invariant: as of `metadata_cost_volume`.
     """
@@ -158,13 +183,15 @@ class ViewAgnosticVolume(_CostVolume):
         matching_width: int,
         num_depth_bins: int = 64,
         matching_dim_size: int = 16,
+        num_source_views: int | None = None,
         *,
         hidden: int = 32,
         scale_invariant: bool = False,
     ) -> None:
-        super().__init__(matching_height, matching_width, num_depth_bins)
-        channels = integer("matching_dim_size", matching_dim_size, 1)
-        self.mlp = MetadataMLP(channels, integer("hidden", hidden, 1))
+        super().__init__(
+            matching_height, matching_width, num_depth_bins, matching_dim_size, num_source_views
+        )
+        self.mlp = MetadataMLP(matching_dim_size, integer("hidden", hidden, 1))
         self.scale_invariant = bool(scale_invariant)
 
     def volume(
