@@ -168,16 +168,20 @@ class NetworkDepth:
 def report_lines(report: Any) -> Sequence[str]:
     """A table of a `DepthReport`: coverage and errors at the model's points, before and after the check."""
     width = max((len(image.name) for image in report.images), default=5)
-    head = (
-        f"{'image':<{width}}  pixels  kept |  points   median  <3%   | kept    median  <3%      s"
-    )
+    head = f"{'image':<{width}}  pixels   kept | points  median    <3% |   kept  median    <3% |      s"
     lines = [head]
     for image in report.images:
         before, after = image.before, image.after
         lines.append(
-            f"{image.name:<{width}}  {100 * image.estimated:5.1f}% {100 * image.kept:4.1f}% | "
-            f"{before.points:7d} {100 * before.median:7.3f}% {100 * before.within_3:5.1f}% | "
-            f"{100 * after.covered:5.1f}% {100 * after.median:7.3f}% {100 * after.within_3:5.1f}% "
+            f"{image.name:<{width}}  {_percent(image.estimated)} {_percent(image.kept)} | "
+            f"{before.points:6d} {_percent(before.median, 3)} {_percent(before.within_3)} | "
+            f"{_percent(after.covered)} {_percent(after.median, 3)} {_percent(after.within_3)} | "
             f"{image.seconds:6.1f}"
         )
     return lines
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    """Seven or eight columns; a dash where there is nothing to compare."""
+    text = f"{100 * share:.{digits}f}%" if share == share else "-"
+    return f"{text:>{6 + (digits > 1)}}"

@@ -154,6 +154,20 @@ def test_models_with_one_or_no_registered_image(scene: tuple[Path, Path], tmp_pa
         assert code == 2 and f"{5 - count} registered images; depth needs at least 2" in text
 
 
+def test_photos_that_are_not_registered_are_named(scene: tuple[Path, Path], tmp_path: Path) -> None:
+    part = without(scene, tmp_path / "part", ["1.png", "3.png"])
+    args = ("--images", scene[1], "--out", tmp_path / "out", "--no-cloud", "--max-size", 96)
+    code, text = run("--model", part, *args)
+    assert (
+        code == 0 and "2 photos are not registered in the model and skipped: 1.png, 3.png" in text
+    )
+    assert sorted(p.name for p in (tmp_path / "out" / "depth").iterdir()) == [
+        "0.png.npy", "2.png.npy", "4.png.npy"
+    ]  # fmt: skip
+    code, text = run("--model", scene[0], *args, "--exclude", "4.png")
+    assert code == 0 and "not registered" not in text
+
+
 def test_an_image_that_shares_nothing_is_skipped_by_name(
     scene: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -28,6 +28,8 @@ Array = npt.NDArray[np.float64]
 RANGE_QUANTILES = (0.01, 0.99)
 RANGE_FACTOR = 1.3
 LEAST_POINTS = 8
+_PHOTOS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+_NAMED = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -126,23 +128,35 @@ def read_posed_images(
 ) -> list[PosedImage]:
     """All registered images of a COLMAP model, by name, with the points that each observes.
 
-    Images that the model lists but has not registered are named through `say` and left out. Longer
-    sides are shrunk to `max_size` pixels (None: as stored).
+    Photos that the model has not registered are named through `say` and left out. Longer sides are shrunk
+    to `max_size` pixels (None: as stored).
 
     Raises ValueError for a folder or file that is missing or damaged, and where fewer than two images
     are registered; MissingExtra without pycolmap or Pillow.
     """
     model = read_model(model_folder, image_folder, exclude)
     images = sorted(model.images.values(), key=lambda image: image.name)
-    for image in images:
-        if not image.has_pose and image.name not in exclude:
-            say(f"{image.name}: not registered, skipped")
     registered = [image for image in images if image.has_pose]
+    left_out = _not_registered(images, Path(image_folder)) - set(exclude)
+    if left_out:
+        some = ", ".join(sorted(left_out)[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
+        say(f"{len(left_out)} photos are not registered in the model and skipped: {some}")
     if len(registered) < 2:
         raise ValueError(
             f"{model_folder} has {len(registered)} registered images; depth needs at least 2"
         )
     return [_posed(model, image, Path(image_folder), max_size) for image in registered]
+
+
+def _not_registered(images: Sequence[Any], folder: Path) -> set[str]:
+    """Names that the model lists without a pose, and photos of the folder that it does not list."""
+    photos = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _PHOTOS
+    }
+    listed = {image.name for image in images if not image.has_pose}
+    return (photos | listed) - {image.name for image in images if image.has_pose}
 
 
 def _posed(model: Any, image: Any, folder: Path, max_size: int | None) -> PosedImage:
