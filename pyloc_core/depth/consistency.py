@@ -147,9 +147,7 @@ def without_speckles(depth: Float32, least: int, max_change: float = 0.02) -> Fl
     known = depth > 0
     if least < 2 or not known.any():
         return depth
-    unit = (
-        max_change / 20
-    )  # of the logarithm, so that 16 bits hold it: exp(-32.7) to exp(32.7) at 2 %
+    unit = max_change / 20  # of the logarithm: 16 bits hold exp(-32) to exp(32) at 2 %
     level = np.clip(np.log(np.where(known, depth, 1)) / unit, -32000, 32000)
     level = np.where(known, level - np.median(level[known]), -32768).clip(-32768, 32767)
     marked = np.rint(level).astype(np.int16)

@@ -115,7 +115,7 @@ def make_depth_maps(
     out: str | Path,
     options: DepthOptions | None = None,
     *,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> DepthReport:
     """Estimate, check and write the depth of every view; then fuse them.
@@ -133,7 +133,7 @@ def make_depth_maps(
     for index, (view, chosen) in enumerate(zip(views, choose_sources(views, options.sources))):
         if chosen:
             work.sources[index] = chosen
-        else:
+        elif say is not None:
             say(f"{view.name}: no other image sees what it sees, skipped")
     if not work.sources:
         raise ValueError("no two images see the same part of the scene")

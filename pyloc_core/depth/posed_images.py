@@ -124,7 +124,7 @@ def read_posed_images(
     *,
     max_size: int | None = 1024,
     exclude: Sequence[str] = (),
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] | None = None,
 ) -> list[PosedImage]:
     """All registered images of a COLMAP model, by name, with the points that each observes.
 
@@ -138,7 +138,7 @@ def read_posed_images(
     images = sorted(model.images.values(), key=lambda image: image.name)
     registered = [image for image in images if image.has_pose]
     left_out = _not_registered(images, Path(image_folder)) - set(exclude)
-    if left_out:
+    if left_out and say is not None:
         some = ", ".join(sorted(left_out)[:_NAMED]) + (", ..." if len(left_out) > _NAMED else "")
         say(f"{len(left_out)} photos are not registered in the model and skipped: {some}")
     if len(registered) < 2:
