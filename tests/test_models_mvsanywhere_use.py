@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -249,3 +250,33 @@ def test_host_cameras_beside_images_on_a_device(monkeypatch: pytest.MonkeyPatch)
         model(*images._replace(K_sources=with_nan(host.K_sources)))
     with pytest.raises(ValueError, match="0 < near < far"), torch.inference_mode():
         model(*device, depth_range=(2.0, 1.0))
+
+
+def test_real_photos_match_where_the_points_are(shared: Path) -> None:
+    """The dot volume needs no training to have its best plane near the triangulated points: random
+    convolutions are descriptors, and intrinsics and poses are those of a COLMAP model."""
+    pytest.importorskip("pycolmap")
+    pytest.importorskip("PIL")
+    from pyloc_core.depth.posed_images import read_posed_images
+    from pyloc_core.pose import compose_poses, inverse_pose
+
+    folder = shared / "data" / "fountain_P11"
+    views = read_posed_images(folder / "sparse", folder / "images", max_size=480)
+    reference, sources = views[5], [views[i] for i in (3, 4, 6, 7)]
+    back = inverse_pose(reference.cam_from_world)
+    model = small("mvsanywhere_dot", matching_width=64, num_depths=128)
+    found = model.predict(
+        reference.image, [view.image for view in sources], reference.camera.K,
+        np.stack([view.camera.K for view in sources]),
+        np.stack([compose_poses(view.cam_from_world, back) for view in sources]),
+        depth_range=reference.point_range(), refinements=0, return_volume=True,
+    )  # fmt: skip
+    best = found.lowest_cost[0].numpy()
+    xy, depth, _ = reference.project_points()
+    column, row = np.floor(xy / 4).astype(int).T
+    inside = (row >= 0) & (row < best.shape[0]) & (column >= 0) & (column < best.shape[1])
+    error = np.abs(best[row[inside], column[inside]] / depth[inside] - 1)
+    assert inside.sum() > 2000 and np.median(error) < 0.02 and (error < 0.03).mean() > 0.6
+    other = np.random.default_rng(0).permutation(np.flatnonzero(inside))
+    by_chance = np.abs(best[row[inside], column[inside]] / depth[other] - 1)
+    assert np.median(by_chance) > 0.04
