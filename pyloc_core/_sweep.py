@@ -105,8 +105,8 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SweepShape:
         raise ValueError(f"reference must have shape (..., C, H, W), got {reference}")
     leading, (channels, height, width) = reference[:-3], reference[-3:]
     if len(sources) != len(leading) + 4 or sources[:-4] != leading or sources[-3] != channels:
-        wanted = _text(*leading, "V", channels, "Hs", "Ws")
-        raise ValueError(f"sources must have shape {wanted} beside reference, got {sources}")
+        form = _text(*leading, "V", channels, "Hs", "Ws")
+        raise ValueError(f"sources must have shape {form} beside reference, got {sources}")
     for name, sizes in (("reference", reference[-3:]), ("sources", sources[-4:])):
         if 0 in sizes:
             raise ValueError(f"{name} must have no size of 0 but the batch's, got {shapes[name]}")

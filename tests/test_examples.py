@@ -38,6 +38,10 @@ def test_assignment() -> None:
     assert everybody[1] > 0.8 and bins[1] > 0.6 and found["dual softmax"][0] > 0.9
 
 
+def test_plane_sweep() -> None:
+    assert load("plane_sweep").main() > 0.99
+
+
 def test_pose_from_loss_maps() -> None:
     angle, distance = load("pose_from_loss_maps").main()
     assert angle < 0.2 and distance < 0.04

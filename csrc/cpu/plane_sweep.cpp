@@ -60,20 +60,42 @@ class Forward : public SweepTiles {
   void add_view(const float* camera, std::int64_t y, std::int64_t x, int cells, const float* inverse,
                 std::int64_t step, const float* features, const float* map, float* sums,
                 float* counts) const {
-    const SampleDots<N> dots(map, map_.pitch, int(map_.stride / PackF::kWidth));
+    const int packs = int(map_.stride / PackF::kWidth);
+    SampleDots<N> dots[2] = {{map, map_.pitch, packs}, {map, map_.pitch, packs}};
+    CellSamples samples[2];
     const bool where_seen = problem_.reduce == kSweepValidMean;
-    for (int c = 0; c < cells; ++c)
-      each_block(camera, x + c, y, inverse + c * step, [&](std::int64_t d, const SampleBlock& s) {
-        PackF found = dots(features + c * map_.stride, s);
-        float* sum = sums + c * ld_ + d;
+    alignas(64) float seen[2][CellSamples::kPlanes];
+    const auto finish = [&](int c, int slot) {
+      for (int i = 0; i < samples[slot].blocks; ++i) {
+        PackF found = dots[slot].block(samples[slot], i);
+        const std::int64_t at = c * ld_ + samples[slot].plane[i];
         if (where_seen) {
-          const PackMask<float> seen = sees(s);
-          found = select(seen, found, PackF(0.0f));
-          float* count = counts + c * ld_ + d;
-          (PackF::load(count) + select(seen, PackF(1.0f), PackF(0.0f))).store(count);
+          const PackF weight = PackF::load(seen[slot] + i * PackF::kWidth);
+          found = found * weight;
+          (PackF::load(counts + at) + weight).store(counts + at);
         }
-        (PackF::load(sum) + found).store(sum);
-      });
+        (PackF::load(sums + at) + found).store(sums + at);
+      }
+    };
+    int slot = 0, before = -1;
+    for (int c = 0; c < cells; ++c)
+      for (std::int64_t d = 0; d < ld_; d += CellSamples::kPlanes) {
+        CellSamples& here = samples[slot];
+        here.clear();
+        each_block(
+            camera, x + c, y, inverse + c * step, d, d + CellSamples::kPlanes,
+            [&](std::int64_t plane, const SampleBlock& s) {
+              if (where_seen)
+                select(sees(s), PackF(1.0f), PackF(0.0f)).store(seen[slot] + here.blocks * PackF::kWidth);
+              here.add(int(plane), s);
+            });
+        here.finish();
+        dots[slot].run(features + c * map_.stride, here);
+        slot ^= 1;
+        if (before >= 0) finish(before, slot);
+        before = c;
+      }
+    finish(before, slot ^ 1);
   }
 };
 

@@ -12,8 +12,25 @@
 
 PYLOC_NAMESPACE_BEGIN
 
-// Sums of g w_t over the runs of a block, added to the gradients of one cell and one source. `packs` as in
-// SampleDots.
+// Lane i: the sum of the lanes of its run up to i, in `runs` one number per lane.
+template <int B = 1>
+PYLOC_INLINE void sum_within_runs(PackI runs, PackF* values) {
+  if constexpr (B < PackF::kWidth) {
+    const PackI before = shifted_by<B>(runs, PackI(-1), kLanes);
+    const PackMask<float> same{(runs == before).raw};
+    for (int t = 0; t < 4; ++t)
+      values[t] = values[t] + select(same, shifted_by<B>(values[t], PackF(0.0f), kLanes), PackF(0.0f));
+    sum_within_runs<2 * B>(runs, values);
+  }
+}
+
+template <int... I>
+PYLOC_INLINE PackF last_lane(PackF a, std::integer_sequence<int, I...>) {
+  return PackF(__builtin_shufflevector(a.raw, a.raw, (PackF::kWidth - 1 + 0 * I)...));
+}
+
+// Sums of g w_t over the runs of a cell's samples, added to the gradients of the cell and of one source.
+// `packs` as in SampleDots.
 template <int N>
 class SampleGradients {
  public:
@@ -24,49 +41,48 @@ class SampleGradients {
         stride_(packs_ * PackF::kWidth),
         down_(pitch * stride_) {}
 
-  PYLOC_INLINE void operator()(const float* features, const SampleBlock& s, PackF slope,
-                               float* d_features) const {
-    std::uint32_t starts = run_starts(s.tap);
-    alignas(64) std::int32_t taps[W];
-    alignas(64) float shares[4 * W];
-    s.tap.store(taps);
-    TapWeights weights(s);
-    for (PackF& w : weights.w) w = w * slope;
-    transpose_groups<4>(weights.w);  // the four of lane i at (i % 4) * W + i / 4 * 4
-    for (int t = 0; t < 4; ++t) weights.w[t].store(shares + t * W);
-    while (starts) {
-      const int lane = __builtin_ctz(starts);
-      starts &= starts - 1;
-      const int end = starts ? __builtin_ctz(starts) : W;
-      Four sum = load_four(shares, lane);
-      for (int i = lane + 1; i < end; ++i) sum += load_four(shares, i);
-      add(features, taps[lane], sum, d_features);
+  // `slopes`: g of every plane of the samples' blocks, one block after the other.
+  PYLOC_INLINE void shares(const CellSamples& s, const float* slopes) {
+    PackF carried[4] = {PackF(0.0f), PackF(0.0f), PackF(0.0f), PackF(0.0f)};
+    for (int i = 0; i < s.blocks; ++i) {
+      TapWeights weights(PackF::load(s.a + i * W), PackF::load(s.b + i * W));
+      const PackI runs = PackI::load(s.run + i * W);
+      const PackF slope = PackF::load(slopes + i * W);
+      for (PackF& w : weights.w) w = w * slope;
+      sum_within_runs(runs, weights.w);
+      const PackMask<float> goes_on{(runs == PackI(s.starts[i] & 1 ? -1 : 0)).raw};
+      const std::uint32_t ends = s.starts[i] >> 1 | 1u << (W - 1);
+      for (int t = 0; t < 4; ++t) {
+        const PackF sum = weights.w[t] + select(goes_on, carried[t], PackF(0.0f));
+        carried[t] = last_lane(sum, kLanes);
+        store_chosen(sum, ends, shares_[t] + s.first_run[i]);
+      }
+    }
+  }
+
+  PYLOC_INLINE void add(const float* features, const CellSamples& s, float* d_features) const {
+    for (int k = 0; k < (N ? N : packs_); ++k) {
+      const PackF f = PackF::load(features + k * W);
+      PackF d[4] = {PackF(0.0f), PackF(0.0f), PackF(0.0f), PackF(0.0f)};
+      // Every other run, then the rest: neighbouring runs share taps, and would wait for each other's sums to
+      // come back from memory.
+      for (int first = 0; first < 2; ++first)
+        for (int r = first; r < s.runs; r += 2) add_run(f, s.taps[r] * stride_ + k * W, r, d);
+      (PackF::load(d_features + k * W) + ((d[0] + d[1]) + (d[2] + d[3]))).store(d_features + k * W);
     }
   }
 
  private:
   static constexpr int W = PackF::kWidth;
-  typedef float Four __attribute__((vector_size(16)));
 
-  static PYLOC_INLINE Four load_four(const float* shares, int i) {
-    Four r;
-    std::memcpy(&r, shares + (i & 3) * W + (i & ~3), sizeof(r));
-    return r;
-  }
-
-  PYLOC_INLINE void add(const float* features, std::int32_t tap, Four share, float* d_features) const {
-    const std::int64_t at = tap * stride_;
+  PYLOC_INLINE void add_run(PackF f, std::int64_t at, int r, PackF d[4]) const {
     const std::int64_t steps[4] = {0, stride_, down_, down_ + stride_};
-    for (int k = 0; k < (N ? N : packs_); ++k) {
-      const PackF f = PackF::load(features + k * W);
-      PackF d = PackF::load(d_features + k * W);
-      for (int t = 0; t < 4; ++t) {
-        const PackF weight(share[t]);
-        const std::int64_t i = at + steps[t] + k * W;
-        d = fma_(weight, PackF::load(map_ + i), d);
-        fma_(weight, f, PackF::load(d_map_ + i)).store(d_map_ + i);
-      }
-      d.store(d_features + k * W);
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; ++t) {
+      const PackF weight(shares_[t][r]);
+      const std::int64_t i = at + steps[t];
+      d[t] = fma_(weight, PackF::load(map_ + i), d[t]);
+      fma_(weight, f, PackF::load(d_map_ + i)).store(d_map_ + i);
     }
   }
 
@@ -74,6 +90,7 @@ class SampleGradients {
   float* d_map_;
   int packs_;
   std::int64_t stride_, down_;
+  alignas(64) float shares_[4][CellSamples::kPlanes + W];
 };
 
 template <int N>
@@ -148,8 +165,9 @@ class SweepBackward : public SweepTiles {
     const std::int64_t stride = map_.stride;
     float *slopes = inverse + tile_floats(p.planes), *d_map = d_maps_ + chunk * map_.floats();
     std::memset(d_map, 0, sizeof(float) * std::size_t(map_.floats()));
-    const SampleGradients<N> gradients(maps_ + v * map_.floats(), d_map, map_.pitch,
-                                       int(stride / PackF::kWidth));
+    SampleGradients<N> gradients(maps_ + v * map_.floats(), d_map, map_.pitch, int(stride / PackF::kWidth));
+    CellSamples samples;
+    alignas(64) float used[CellSamples::kPlanes];
     const bool where_seen = p.reduce == cpu::kSweepValidMean;
     const PackF divisor(p.reduce == cpu::kSweepMean ? float(views(item)) : 1.0f);
     const std::int64_t volume = p.planes * area_;
@@ -162,12 +180,18 @@ class SweepBackward : public SweepTiles {
         for (int c = 0; c < cells; ++c) {
           float* d_features = d_features_ + (v * area_ + at + c) * stride;
           std::memset(d_features, 0, sizeof(float) * std::size_t(stride));
-          each_block(camera(item, v), x + c, y, inverse + c * step,
-                     [&](std::int64_t d, const SampleBlock& s) {
-                       PackF slope = PackF::load(slopes + c * ld_ + d) / divisor;
-                       if (where_seen) slope = select(sees(s), slope, PackF(0.0f));
-                       gradients(features_ + (at + c) * stride, s, slope, d_features);
-                     });
+          for (std::int64_t d = 0; d < ld_; d += CellSamples::kPlanes) {
+            samples.clear();
+            each_block(camera(item, v), x + c, y, inverse + c * step, d, d + CellSamples::kPlanes,
+                       [&](std::int64_t plane, const SampleBlock& s) {
+                         PackF slope = PackF::load(slopes + c * ld_ + plane) / divisor;
+                         if (where_seen) slope = select(sees(s), slope, PackF(0.0f));
+                         slope.store(used + samples.blocks * PackF::kWidth);
+                         samples.add(int(plane), s);
+                       });
+            gradients.shares(samples, used);
+            gradients.add(features_ + (at + c) * stride, samples, d_features);
+          }
         }
       });
   }

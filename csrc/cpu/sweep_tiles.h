@@ -96,12 +96,13 @@ class SweepTiles {
     return problem_.projection + (item * problem_.views + view) * 12;
   }
 
-  // Calls fn(d, samples) for the packs of planes of a cell of which a sample touches the map of a view.
+  // Calls fn(d, samples) for the packs of planes from `first` to `last` of a cell of which a sample touches
+  // the map of a view.
   template <class Fn>
   PYLOC_INLINE void each_block(const float* camera, std::int64_t x, std::int64_t y, const float* inverse,
-                               const Fn& fn) const {
+                               std::int64_t first, std::int64_t last, const Fn& fn) const {
     const SweepVector<float> ray = sweep_ray(camera, float(x), float(y));
-    for (std::int64_t d = 0; d < ld_; d += PackF::kWidth) {
+    for (std::int64_t d = first; d < (last < ld_ ? last : ld_); d += PackF::kWidth) {
       SampleBlock samples;
       if (place_samples(camera, ray, PackF::load(inverse + d), problem_.source_height, problem_.source_width,
                         samples))
@@ -117,10 +118,11 @@ class SweepTiles {
   void count_views(std::int64_t item, std::int64_t view, std::int64_t y, std::int64_t x, int cells,
                    const float* inverse, std::int64_t step, float* counts) const {
     for (int c = 0; c < cells; ++c)
-      each_block(camera(item, view), x + c, y, inverse + c * step, [&](std::int64_t d, const SampleBlock& s) {
-        float* to = counts + c * ld_ + d;
-        (PackF::load(to) + select(sees(s), PackF(1.0f), PackF(0.0f))).store(to);
-      });
+      each_block(camera(item, view), x + c, y, inverse + c * step, 0, ld_,
+                 [&](std::int64_t d, const SampleBlock& s) {
+                   float* to = counts + c * ld_ + d;
+                   (PackF::load(to) + select(sees(s), PackF(1.0f), PackF(0.0f))).store(to);
+                 });
   }
 
   // Calls fn(x, cells) for the tiles of a row.

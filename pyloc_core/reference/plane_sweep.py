@@ -110,7 +110,7 @@ def plane_sweep(
     """Inner products of the features (B, C, H, W) with those of the sources (B, V, C, Hs, Ws), sampled at
     every plane: (B, D, H, W), or (B, V, D, H, W) for reduce = "none"."""
     at, weights = _geometry(reference, sources, projection, depths, num_views, reduce)
-    size = sources.shape[-2:]
+    size = (sources.shape[-2], sources.shape[-1])
     volumes = []
     for v in range(sources.shape[1]):
         there = warped(sources[:, v], taps(at.x[:, v], at.y[:, v], at.z[:, v], size))
@@ -131,7 +131,7 @@ def plane_sweep_backward(
     """Gradients of the features: with g the volume's gradient times the weight of the view, sum g F over
     planes and views for the reference, and g times the reference, spread to the four taps, for a source."""
     at, weights = _geometry(reference, sources, projection, depths, num_views, reduce)
-    size = sources.shape[-2:]
+    size = (sources.shape[-2], sources.shape[-1])
     d_reference, d_sources = torch.zeros_like(reference), torch.zeros_like(sources).flatten(3)
     for v in range(sources.shape[1]):
         found = taps(at.x[:, v], at.y[:, v], at.z[:, v], size)
