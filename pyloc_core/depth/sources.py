@@ -221,31 +221,42 @@ def rank_sources(
     """
     most, best = integer("count", count, 1), number("best_angle", best_angle, positive=True)
     least = number("least_angle", least_angle)
-    points, ptr, view = (
-        np.asarray(xyz, np.float64),
-        np.asarray(obs_ptr),
-        np.asarray(obs_view, np.int64),
-    )
+    points, ptr, view = np.asarray(xyz, np.float64), np.asarray(obs_ptr), np.asarray(obs_view)
     centres = np.asarray(camera_center(cam_from_world))
     point = np.repeat(np.arange(len(points)), np.diff(ptr))
+    ends = np.cumsum(np.bincount(view, minlength=len(centres)))
+    seen_by = np.split(point[np.argsort(view, kind="stable")], ends[:-1])  # points of each view
     result = []
     for reference in range(len(centres)) if references is None else references:
-        mine = np.zeros(len(points), bool)
-        mine[point[view == reference]] = True
-        shared = mine[point] & (view != reference)
+        shared = _observations(ptr, np.unique(seen_by[reference]))
+        shared = shared[view[shared] != reference]
         other, at = view[shared], points[point[shared]]
         angle = _angles(centres[reference] - at, centres[other] - at)
-        width = np.where(angle <= best, NARROW, WIDE)
-        score = np.bincount(
-            other, np.exp(-(((angle - best) / width) ** 2) / 2), minlength=len(centres)
-        )
-        steady = np.zeros(len(centres), bool)
-        seen = np.unique(other)
-        for each in seen:
-            steady[each] = np.percentile(angle[other == each], PERCENTILE) >= least
-        order = sorted(seen.tolist(), key=lambda v: (not steady[v], -score[v], v))
-        result.append(np.array(order[:most], dtype=np.int64))
+        result.append(_ranked(other.astype(np.int64), angle, best, least)[:most])
     return result
+
+
+def _ranked(other: Index, angle: Array, best: float, least: float) -> Index:
+    """Views, best first, from the view and the angle of each shared observation."""
+    if not len(other):
+        return np.zeros(0, np.int64)
+    order = np.lexsort((angle, other))  # by view, and by angle within it
+    other, angle = other[order], angle[order]
+    seen, first, counts = np.unique(other, return_index=True, return_counts=True)
+    gain = np.exp(-(((angle - best) / np.where(angle <= best, NARROW, WIDE)) ** 2) / 2)
+    score = np.add.reduceat(gain, first)
+    rank = PERCENTILE / 100 * (counts - 1)
+    below = first + np.floor(rank).astype(np.int64)
+    above = np.minimum(below + 1, first + counts - 1)
+    high = angle[below] + (rank - np.floor(rank)) * (angle[above] - angle[below])
+    return np.asarray(seen[np.lexsort((seen, -score, high < least))], np.int64)
+
+
+def _observations(ptr: Any, points: Index) -> Index:
+    """Observations of some points: the ranges ptr[n]:ptr[n + 1], one after the other."""
+    lengths = ptr[points + 1] - ptr[points]
+    starts = np.repeat(ptr[points] - np.cumsum(lengths) + lengths, lengths)
+    return np.asarray(starts + np.arange(len(starts)), np.int64)
 
 
 def _angles(a: Array, b: Array) -> Array:
