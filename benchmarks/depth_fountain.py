@@ -167,7 +167,8 @@ def picture(out: Path, names: list[str], target: Path) -> None:
     padded = [
         np.pad(c, ((0, height - c.shape[0]), (0, 6), (0, 0)), constant_values=255) for c in columns
     ]
-    Image.fromarray(np.hstack(padded)).save(target, optimize=True)
+    # 256 colours show no difference and take a third of the space.
+    Image.fromarray(np.hstack(padded)).quantize(256).save(target, optimize=True)
 
 
 def main() -> None:
