@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -81,14 +82,26 @@ def evaluate_depth(
     )  # fmt: skip
     method = "sweep without weights" if weights is None else weights.name
     typer.echo(depth_table({method: [result]}))
+    if not math.isnan(result.ause):
+        typer.echo(f"area under the sparsification error of its confidence: {result.ause:.3f}")
     if json_out is not None:
         content = {
             "set": found.name, "layout": layout, "method": method, "range": range_from,
             "alignment": alignment, "view_order": view_order, "mean": asdict(result.mean),
+            "ause": result.ause,
             "seconds": result.seconds, "images": [asdict(sample) for sample in result.samples],
         }  # fmt: skip
         json_out.parent.mkdir(parents=True, exist_ok=True)
-        json_out.write_text(json.dumps(content, indent=1) + "\n")
+        json_out.write_text(json.dumps(_without_nan(content), indent=1) + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: what is not known is null there."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _predictor(
@@ -104,7 +117,7 @@ def _predictor(
     if weights is None:
         return SweepPredictor(
             SweepStereo(num_threads=threads), size=size, range_from=range_from,
-            least_confidence=least_confidence,
+            least_confidence=least_confidence, confidence=True,
         )  # fmt: skip
     if least_confidence is not None:
         raise ValueError("--least-confidence is of the sweep: the network tells no confidence")

@@ -78,6 +78,20 @@ def test_the_table_has_a_row_per_method_and_averages_whole_rows_alone(planes) ->
     assert head.split(" | ")[-2] == "density" and row.split(" | ")[-2] == "50.0"
 
 
+def test_a_confidence_is_judged_too(planes) -> None:
+    truth = {s.name: s.read_depth() for s in planes}
+    error = np.random.default_rng(0).uniform(0, 0.2, (24, 32))
+
+    def predict(sample: DepthSample) -> Any:
+        return (1 + error) * truth[sample.name], -error
+
+    found = evaluate_depth(planes, predict)
+    assert found.ause == pytest.approx(0, abs=1e-6) and found.mean.abs_rel > 5
+    blind = evaluate_depth(planes, lambda s: (predict(s)[0], error))
+    assert blind.ause > 0.5
+    assert np.isnan(evaluate_depth(planes, lambda s: predict(s)[0]).ause)
+
+
 def test_bad_input(planes) -> None:
     with pytest.raises(ValueError, match="no sample"):
         evaluate_depth([], lambda s: None)

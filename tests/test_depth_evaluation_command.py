@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("typer")
@@ -46,6 +47,7 @@ def test_figures_of_a_set(data, tmp_path) -> None:
     assert content["mean"]["inliers"] > 35 and len(content["images"]) == 5
     assert all(image["num_sources"] == 2 for image in content["images"])
     assert f"{content['mean']['abs_rel']:.2f}" in lines[3]
+    assert f"{content['ause']:.3f}" in lines[4]
 
 
 def test_other_rules_move_the_figures(data, tmp_path) -> None:
@@ -65,6 +67,17 @@ def test_other_rules_move_the_figures(data, tmp_path) -> None:
     assert means[1]["abs_rel"] <= means[0]["abs_rel"]
     assert means[2]["density"] < 100 == means[0]["density"]
     assert means[3] != means[0]
+
+
+def test_what_is_not_known_is_null(data, tmp_path) -> None:
+    (data / "mvs" / "hall" / "depths" / "00000001.pfm").unlink()
+    nothing = np.zeros((72, 96), np.float32)
+    np.save(data / "mvs" / "hall" / "depths" / "00000001.npy", nothing)
+    out = tmp_path / "a.json"
+    result = run("--layout", "mvsnet", "--data", data / "mvs" / "hall", "--json", out)
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert content["images"][1]["errors"]["abs_rel"] is None and content["mean"]["abs_rel"] > 0
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ def test_the_sweep_finds_the_plane(planes) -> None:
     strict = SweepPredictor(range_from="given", least_confidence=0.9)
     sure = evaluate_depth(planes, strict, sparse=True).mean
     assert sure.abs_rel < 0.8 * found.mean.abs_rel and 20 < sure.density < 100
+    known = evaluate_depth(planes, SweepPredictor(range_from="given", confidence=True))
+    assert known.mean == found.mean and 0 < known.ause < 0.6
     wrong = evaluate_depth(planes, lambda s: np.full(SIZE, 4.0))
     assert wrong.mean.inliers < 20  # a constant does not do
 

@@ -23,6 +23,7 @@ from pyloc_core.depth.metrics import (
     benchmark_errors,
     mean_errors,
 )
+from pyloc_core.depth.sparsification import sparsification
 
 Predict = Callable[[DepthSample], Any]
 
@@ -32,12 +33,14 @@ VIEW_ORDERS = ("nearest", "quasi_optimal")
 
 @dataclass(frozen=True)
 class SampleResult:
-    """One image: its errors, how many sources they were reached with, seconds of that prediction."""
+    """One image: its errors, how many sources they were reached with, seconds of that prediction, and the
+    area under its sparsification error, NaN where the predictor tells no confidence."""
 
     name: str
     errors: BenchmarkErrors
     num_sources: int
     seconds: float
+    ause: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class DepthEvaluation:
     def mean(self) -> BenchmarkErrors:
         """Over the images that had a pixel to compare."""
         return mean_errors([sample.errors for sample in self.samples])
+
+    @property
+    def ause(self) -> float:
+        """Mean over the images whose predictions came with a confidence; NaN without any."""
+        known = [sample.ause for sample in self.samples if np.isfinite(sample.ause)]
+        return float(np.mean(known)) if known else float("nan")
 
     @property
     def seconds(self) -> float:
@@ -73,8 +82,8 @@ def evaluate_depth(
 
     Args:
         dataset: `DepthSet`, or samples.
-        predict: takes a `DepthSample`, gives a depth map (h, w), array or tensor, in the unit of the poses.
-            It must not read the sample's true depth.
+        predict: takes a `DepthSample`, gives a depth map (h, w), array or tensor, in the unit of the poses,
+            or a pair of it and a confidence (h, w). It must not read the sample's true depth.
         alignment, clip, sparse: as in `benchmark_errors`.
         view_order: None: one prediction from all sources. "nearest": predictions from the first source, the
             first two and so on; the best by abs_rel counts. "quasi_optimal", the published tables' rule:
@@ -96,10 +105,14 @@ def evaluate_depth(
     def run(sample: DepthSample, truth: Any, chosen: list[int]) -> SampleResult:
         given = replace(sample, sources=tuple(sample.sources[i] for i in chosen))
         start = time.perf_counter()
-        depth = predict(given)
+        found = predict(given)
         seconds = time.perf_counter() - start
-        errors = benchmark_errors(depth, truth, alignment=alignment, clip=clip, sparse=sparse)
-        return SampleResult(sample.name, errors, len(chosen), seconds)
+        depth, confidence = found if isinstance(found, tuple) else (found, None)
+        rules: dict[str, Any] = {"alignment": alignment, "clip": clip, "sparse": sparse}
+        errors, area = benchmark_errors(depth, truth, **rules), float("nan")
+        if confidence is not None:
+            area = sparsification(depth, truth, confidence, **rules).ause
+        return SampleResult(sample.name, errors, len(chosen), seconds, area)
 
     results = []
     for sample in dataset:

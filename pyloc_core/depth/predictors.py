@@ -66,6 +66,7 @@ class SweepPredictor(_Predictor):
         range_from: "cameras" or "given", where the range of depths comes from.
         least_confidence: pixels whose best views correlate less are 0, as are those that no source sees:
             for `evaluate_depth(..., sparse=True)`. None: every pixel has a depth, unseen ones the far end.
+        confidence: give the sweep's confidence besides.
     """
 
     def __init__(
@@ -75,18 +76,22 @@ class SweepPredictor(_Predictor):
         size: Size | None = None,
         range_from: str = "cameras",
         least_confidence: float | None = None,
+        confidence: bool = False,
     ) -> None:
         super().__init__(size, range_from)
         self.stereo, self.least_confidence = stereo or SweepStereo(), least_confidence
+        self.confidence = confidence
 
-    def __call__(self, sample: DepthSample) -> npt.NDArray[np.float32]:
+    def __call__(self, sample: DepthSample) -> Any:
         reference, *sources = (self._posed(v) for v in (sample.reference, *sample.sources))
         poses = _relative(sample)
         near, far = self.limits(sample, sources[0].camera.K, poses, sources[0].size)
         depth, confidence = self.stereo(reference, sources, near, far)
         if self.least_confidence is not None:
-            return np.where(confidence >= self.least_confidence, depth, np.float32(0))
-        return np.where(depth > 0, depth, np.float32(far))
+            depth = np.where(confidence >= self.least_confidence, depth, np.float32(0))
+        else:
+            depth = np.where(depth > 0, depth, np.float32(far))
+        return (depth, confidence) if self.confidence else depth
 
     def _posed(self, view: SampleView) -> PosedImage:
         image, camera = self.loaded(view)
