@@ -2,11 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metadata cost volume at MVSAnywhere's size (7 views, 64 planes, 120 x 160 cells, 16 channels, layers
 46-32-32-2), 1 thread, against plain torch: a loop over views and planes, all samples at once (1.6 GB of
-metadata), and the loop under torch.compile."""
+metadata), and the loop under torch.compile.
+
+    python benchmarks/bench_metadata_cost_volume.py pyloc float32 [backward]
+
+prints one form's seconds of the process (a busy machine changes them less than the clock's) and how far the
+process's peak of memory rises."""
 
 from __future__ import annotations
 
 import math
+import resource
+import sys
+import time
 
 import pytest
 
@@ -37,41 +45,46 @@ def problem(dtype=torch.float32):
     return *(f.to(dtype) for f in features), k, k.expand(VIEWS, 3, 3), poses, depths, weights
 
 
-def metadata(reference, source, k, k_source, pose, depths, limits, relative):
-    """(D, 46, H, W) of one view and some planes, in the features' dtype from float32 geometry."""
-    h, w, planes = HEIGHT, WIDTH, len(depths)
-    y, x = torch.meshgrid(torch.arange(h) * 1.0, torch.arange(w) * 1.0, indexing="ij")
+def of_length_1(vectors):
+    """Much faster than torch's normalize and cosine_similarity are along this dimension."""
+    return vectors * (vectors * vectors).sum(1, keepdim=True).rsqrt()
+
+
+def metadata(reference, source, k, k_source, pose, depths, limits, relative, dtype):
+    """(D, 46, H W) of one view and some planes, from float32 geometry; source (1, C, H, W) float32, since
+    coordinates of bfloat16 would be no coordinates."""
+    planes, cells = len(depths), HEIGHT * WIDTH
+    y, x = torch.meshgrid(torch.arange(HEIGHT) * 1.0, torch.arange(WIDTH) * 1.0, indexing="ij")
     ray = k.inverse().float() @ torch.stack([x, y, torch.ones_like(x)]).flatten(1)
     points = depths[:, None, None] * ray
     rotation, translation = pose[:, :3], pose[:, 3:]
     seen = k_source @ (rotation @ points + translation)
     depth = seen[:, 2:]
     uv = seen[:, :2] / depth
-    grid = torch.stack([(2 * uv[:, 0] + 1) / w - 1, (2 * uv[:, 1] + 1) / h - 1], -1)
-    grid = grid.reshape(planes, h, w, 2).to(source.dtype)
+    grid = torch.stack([(2 * uv[:, 0] + 1) / WIDTH - 1, (2 * uv[:, 1] + 1) / HEIGHT - 1], -1)
     warped = torch.nn.functional.grid_sample(
-        source.expand(planes, -1, -1, -1), grid, align_corners=False
+        source.expand(planes, -1, -1, -1), grid[:, None], align_corners=False
     )
-    mask = (depth > 0).float().reshape(planes, 1, h, w)
-    own = reference.expand(planes, -1, -1, -1)
+    warped = warped.flatten(2).to(dtype)
+    mask = (depth > 0).float()
+    own = reference.flatten(1).expand(planes, -1, -1)
     dot = (warped * own).sum(1, keepdim=True) * mask
-    unit = torch.nn.functional.normalize(points, dim=1).reshape(planes, 3, h, w)
-    other = points + rotation.T @ translation
-    other = torch.nn.functional.normalize(other, dim=1).reshape(planes, 3, h, w)
-    cosine = torch.nn.functional.cosine_similarity(unit, other, eps=1e-5)[:, None]
+    unit, other = of_length_1(points), of_length_1(points + rotation.T @ translation)
+    cosine = (unit * other).sum(1, keepdim=True)
     scalars = [
-        mask, (depth.reshape(planes, 1, h, w) - limits[0]) / limits[1],
-        ((depths - limits[0]) / limits[1])[:, None, None, None].expand(planes, 1, h, w),
-        dot, cosine, unit, other, relative[:, None, None].expand(planes, 3, h, w),
+        mask, (depth - limits[0]) / limits[1],
+        ((depths - limits[0]) / limits[1])[:, None, None].expand(planes, 1, cells),
+        dot, cosine, unit, other, relative[:, None].expand(planes, 3, cells),
     ]  # fmt: skip
-    return torch.cat([warped, own, *(s.to(warped.dtype) for s in scalars)], 1)
+    return torch.cat([warped, own, *(s.to(dtype) for s in scalars)], 1)
 
 
 def network(values, weights):
-    linear, leaky = torch.nn.functional.linear, torch.nn.functional.leaky_relu
+    """(D, 46, N) to (D, 2, N): products of matrices, the fastest form here."""
+    leaky = torch.nn.functional.leaky_relu
     w1, b1, w2, b2, w3, b3 = (w.to(values.dtype) for w in weights)
-    x = leaky(linear(values.movedim(1, -1), w1, b1), 0.01)
-    return linear(leaky(linear(x, w2, b2), 0.01), w3, b3)
+    x = leaky(w1 @ values + b1[:, None], 0.01)
+    return w3 @ leaky(w2 @ x + b2[:, None], 0.01) + b3[:, None]
 
 
 def relative_poses(poses):
@@ -83,27 +96,29 @@ def relative_poses(poses):
 
 
 def eager(reference, sources, k, k_sources, poses, depths, weights, planes_at_once=1):
+    """A loop over planes and views."""
     relative, limits = relative_poses(poses), (float(depths.min()), float(depths.max()))
-    k_sources, poses, depths = k_sources.float(), poses.float(), depths.float()
+    sources, k_sources, poses = sources[:, None].float(), k_sources.float(), poses.float()
     volume = []
-    for at in depths.split(planes_at_once):
+    for at in depths.float().split(planes_at_once):
+        given = zip(sources, k_sources, poses, relative)
         found = [
-            network(metadata(reference, s, k, ks, pose, at, limits, r), weights)
-            for s, ks, pose, r in zip(sources, k_sources, poses, relative)
+            network(metadata(reference, s, k, ks, p, at, limits, r, reference.dtype), weights)
+            for s, ks, p, r in given
         ]
-        score, logit = torch.stack(found).unbind(-1)
+        score, logit = torch.stack(found).unbind(2)
         volume.append((logit.softmax(0) * score).sum(0))
-    return torch.cat(volume)
+    return torch.cat(volume).unflatten(-1, (HEIGHT, WIDTH))
 
 
-def batched(*arguments):
+def batched(reference, sources, k, k_sources, poses, depths, weights):
     """All samples' metadata in memory at once."""
-    reference, sources, k, k_sources, poses, depths, weights = arguments
     relative, limits = relative_poses(poses), (float(depths.min()), float(depths.max()))
-    given = zip(sources, k_sources.float(), poses.float(), relative)
-    values = [metadata(reference, s, k, ks, p, depths.float(), limits, r) for s, ks, p, r in given]
-    score, logit = network(torch.cat(values), weights).unflatten(0, (VIEWS, PLANES)).unbind(-1)
-    return (logit.softmax(0) * score).sum(0)
+    given = zip(sources[:, None].float(), k_sources.float(), poses.float(), relative)
+    at, dtype = depths.float(), reference.dtype
+    values = [metadata(reference, s, k, ks, p, at, limits, r, dtype) for s, ks, p, r in given]
+    score, logit = network(torch.cat(values), weights).unflatten(0, (VIEWS, PLANES)).unbind(2)
+    return (logit.softmax(0) * score).sum(0).unflatten(-1, (HEIGHT, WIDTH))
 
 
 def ours(*arguments):
@@ -149,3 +164,22 @@ def test_forward_and_backward(benchmark, name, dtype):
         both, (FORMS[name](), given, slope.to(given[0].dtype)), rounds=2, warmup_rounds=1
     )
     assert all(torch.isfinite(x.grad).all() for x in found)
+
+
+def main(name, dtype, backward=""):
+    given = problem(getattr(torch, dtype))
+    slope = torch.randn(PLANES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    slope, form, seconds = slope.to(given[0].dtype), FORMS[name](), []
+    pl.get_num_threads()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(7 if name == "pyloc" else 2):
+        start = time.process_time()
+        with torch.set_grad_enabled(bool(backward)):
+            both(form, given, slope) if backward else form(*given)
+        seconds.append(time.process_time() - start)
+    rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(f"{name} {dtype} {backward}: {min(seconds):.3f} s, {rise / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
