@@ -57,14 +57,12 @@ def prepare(
         )
     packed = [pack(reference, 0, block), pack(sources, 1, block)] if b else [reference, sources]
     rest = [t.contiguous() for t in (*weights, *geometry)]
-    on_cpu = reference.device.type == "cpu"
     options = {
         "HAS_VIEWS": int(num_views is not None), "PER_CELL": int(depths.dim() == 4),
         "H1": max(16, triton.next_power_of_2(hidden[0])),
         "H2": max(16, triton.next_power_of_2(hidden[1])),
         "DEPTH": block * triton.cdiv(channels, block), "BLOCK_C": block,
         "SPLIT": int(reference.dtype == torch.float32),
-        "SPREAD": int(on_cpu),
     }  # fmt: skip
     source_size = (sources.shape[-2], sources.shape[-1])
     return Problem(

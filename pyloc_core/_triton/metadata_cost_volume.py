@@ -31,7 +31,7 @@ from pyloc_core._triton.metadata_sample import (
     ray_of,
     reference_part,
 )
-from pyloc_core._triton.sweep_tiles import cell_of, count_views
+from pyloc_core._triton.sweep_tiles import cell_of, count_views, depth_of
 
 _GROUP = 8  # planes that a program sweeps
 
@@ -41,7 +41,7 @@ def forward_kernel(
     reference, sources, w1, b1, w2, b2, w3, b3, projection, rays, centres, pose_values, depths,
     limits, num_views, volume, log_sum, blocks, groups, views, planes, cells, width, hs, ws, channels,
     h1, h2, HAS_VIEWS: tl.constexpr, PER_CELL: tl.constexpr, H1: tl.constexpr, H2: tl.constexpr,
-    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr, SPREAD: tl.constexpr,
+    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
     GROUP: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     cell, x, y, inside = cell_of(blocks, cells, width, ROWS)
@@ -69,12 +69,7 @@ def forward_kernel(
     b_score = tl.load(b3).to(tl.float32)
     b_logit = tl.load(b3 + 1).to(tl.float32)
     for plane in range(group * GROUP, tl.minimum(planes, (group + 1) * GROUP)):
-        place = depths + item * planes + plane
-        if PER_CELL:
-            place = depths + (item * planes + plane) * cells + cell
-            depth = tl.load(place, mask=inside, other=1.0)
-        else:
-            depth = tl.load(place)
+        depth = depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL)
         inverse = 1.0 / depth
         peak = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)
@@ -85,7 +80,7 @@ def forward_kernel(
             first, _meta, _front, _offset, _fx, _fy, _on_map = first_layer(
                 base, reference, maps, w1, w_source, w_meta, projection + view * 12,
                 centres + view * 3, pose_values + view * 3, ray, cell, inside, x, y, depth, inverse,
-                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, SPLIT, SPREAD,
+                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, SPLIT,
             )  # fmt: skip
             second = tl.zeros([ROWS, H2], tl.float32) + bias[None, :]
             second = leaky(product(leaky(first), w_second, second, SPLIT))

@@ -36,7 +36,7 @@ from pyloc_core._triton.metadata_sample import (
 )
 from pyloc_core._triton.plane_sweep_adjoint import fixed_point_bits, units
 from pyloc_core._triton.plane_sweep_gradient import plane_splits
-from pyloc_core._triton.sweep_tiles import add_taps, count_views, interpolate, unpack
+from pyloc_core._triton.sweep_tiles import add_taps, count_views, depth_of, interpolate, unpack
 
 _ROWS = 32  # cells of a tile
 
@@ -55,7 +55,7 @@ def gradient_kernel(
     inverse_units, sums, scale, blocks, splits, items, split_planes, views, planes, cells, width, hs,
     ws, channels, h1, h2, HAS_VIEWS: tl.constexpr, PER_CELL: tl.constexpr, H1: tl.constexpr,
     H2: tl.constexpr, DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
-    SPREAD: tl.constexpr, SCATTER: tl.constexpr, ROWS: tl.constexpr,
+    SCATTER: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Programs of blocks of cells, splits of the planes, and items; blocks of channels on axis 1, of which
     the first writes what belongs to no channel."""
@@ -108,10 +108,7 @@ def gradient_kernel(
     top = tl.zeros([ROWS], tl.float32)
     for plane in range(split * split_planes, tl.minimum(planes, (split + 1) * split_planes)):
         at = (item * planes + plane) * cells + cell
-        if PER_CELL:
-            depth = tl.load(depths + at, mask=inside, other=1.0)
-        else:
-            depth = tl.load(depths + item * planes + plane)
+        depth = depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL)
         inverse = 1.0 / depth
         mean = tl.load(volume + at, mask=inside, other=0.0).to(tl.float32)
         level = tl.load(log_sum + at, mask=inside, other=0.0)
@@ -122,7 +119,7 @@ def gradient_kernel(
             first, meta, front, offset, fx, fy, on_map = first_layer(
                 base, reference, maps, w1, w_source, w_meta, projection + view * 12,
                 centres + view * 3, pose_values + view * 3, ray, cell, inside, x, y, depth, inverse,
-                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, SPLIT, SPREAD,
+                low, reciprocal_high, channels, h1, hs, ws, ROWS, H1, DEPTH, BLOCK_C, SPLIT,
             )  # fmt: skip
             active = leaky(first)
             second = tl.zeros([ROWS, H2], tl.float32) + bias[None, :]

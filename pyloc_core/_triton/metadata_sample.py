@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pyloc_core._triton.sweep_tiles import interpolate, once, project, taps
+from pyloc_core._triton.sweep_tiles import interpolate, project, taps
 
 SLOPE = tl.constexpr(0.01)  # of both LeakyReLUs
 META = tl.constexpr(16)  # columns of the metadata tile: 14 values, 1, 0
@@ -147,17 +147,17 @@ def metadata_tile(
 def first_layer(
     base, reference, maps, w1, w_source, w_meta, view, centre, pose, ray, cell, inside, x, y, depth,
     inverse, low, reciprocal_high, channels, h1, hs, ws, ROWS: tl.constexpr, H1: tl.constexpr,
-    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr, SPREAD: tl.constexpr,
+    DEPTH: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """W_1 of a view's samples, their metadata, whether they are in front (0 or 1), and their taps."""
     u, v, qz = project(view, x, y, inverse)
-    offset, fx, fy, on_map = taps(u, v, inside, hs, ws, DEPTH, SPREAD)
+    offset, fx, fy, on_map = taps(u, v, inside, hs, ws, DEPTH)
     sums = base
     inner = tl.zeros([ROWS], tl.float32)
     h = tl.arange(0, H1)[None, :]
     for first in range(0, DEPTH, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
-        warped = once(interpolate(maps, offset, fx, fy, ws, c, DEPTH), SPREAD)
+        warped = interpolate(maps, offset, fx, fy, ws, c, DEPTH)
         inner += tl.sum(warped * reference_tile(reference, cell, inside, c, DEPTH), 1)
         w = w_source
         if DEPTH != BLOCK_C:

@@ -24,8 +24,8 @@ from pyloc_core._triton.sweep_tiles import (
     cell_of,
     check,
     count_views,
+    depth_of,
     interpolate,
-    inverse_depth,
     pack,
     project,
     sees,
@@ -38,11 +38,11 @@ _OP = "plane_sweep"
 @triton.jit
 def view_dot(
     reference, maps, view, x, y, inverse, inside, cell, hs, ws,
-    DEPTH: tl.constexpr, SPREAD: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+    DEPTH: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """<reference, source> of one view and plane."""
     u, v, qz = project(view, x, y, inverse)
-    at, fx, fy, _ = taps(u, v, inside & (qz > 0), hs, ws, DEPTH, SPREAD)
+    at, fx, fy, _ = taps(u, v, inside & (qz > 0), hs, ws, DEPTH)
     total = tl.zeros([BLOCK], tl.float32)
     for first in range(0, DEPTH, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
@@ -56,7 +56,7 @@ def view_dot(
 def forward_kernel(
     reference, sources, projection, depths, num_views, volume, blocks, groups, views, planes, cells,
     width, hs, ws, HAS_VIEWS: tl.constexpr, PER_CELL: tl.constexpr, REDUCE_BY: tl.constexpr,
-    DEPTH: tl.constexpr, SPREAD: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
+    DEPTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     cell, x, y, inside = cell_of(blocks, cells, width, BLOCK)
     group = (tl.program_id(0) // blocks) % groups
@@ -67,7 +67,7 @@ def forward_kernel(
     sources += item * views * size
     projection += item * views * 12
     for plane in range(group * GROUP, tl.minimum(planes, (group + 1) * GROUP)):
-        inverse = inverse_depth(depths, item, plane, planes, cell, inside, cells, PER_CELL)
+        inverse = 1.0 / depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL)
         if REDUCE_BY == 2:
             maps = sources
             view = projection
@@ -75,7 +75,7 @@ def forward_kernel(
                 total = tl.zeros([BLOCK], tl.float32)
                 if index < count:
                     total = view_dot(
-                        reference, maps, view, x, y, inverse, inside, cell, hs, ws, DEPTH, SPREAD,
+                        reference, maps, view, x, y, inverse, inside, cell, hs, ws, DEPTH,
                         BLOCK, BLOCK_C,
                     )  # fmt: skip
                 maps += size
@@ -97,7 +97,7 @@ def forward_kernel(
                     if REDUCE_BY == 1:
                         counted &= sees(u, v, qz, hs, ws)
                         seen += counted.to(tl.float32)
-                    at, fx, fy, _ = taps(u, v, counted, hs, ws, DEPTH, SPREAD)
+                    at, fx, fy, _ = taps(u, v, counted, hs, ws, DEPTH)
                     sums += interpolate(maps, at, fx, fy, ws, c, DEPTH)
                     maps += size
                     view += 12
@@ -122,7 +122,7 @@ def mask_kernel(
     plane = (tl.program_id(0) // blocks) % planes
     item = (tl.program_id(0) // blocks // planes).to(tl.int64)
     count = count_views(num_views, item, views, HAS_VIEWS)
-    inverse = inverse_depth(depths, item, plane, planes, cell, inside, cells, PER_CELL)
+    inverse = 1.0 / depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL)
     any_view = tl.zeros([BLOCK], tl.int32)
     for index in range(views):
         u, v, qz = project(projection + (item * views + index) * 12, x, y, inverse)
@@ -162,7 +162,7 @@ def forward(
             planes, cells, width, *sources.shape[-2:],
             HAS_VIEWS=int(num_views is not None), PER_CELL=int(depths.dim() == 4),
             REDUCE_BY=REDUCE[reduce], DEPTH=packed.shape[-1],
-            SPREAD=int(reference.device.type == "cpu"), GROUP=group, BLOCK=size, BLOCK_C=block, num_warps=4,
+            GROUP=group, BLOCK=size, BLOCK_C=block, num_warps=4,
         )  # fmt: skip
     return volume
 

@@ -21,8 +21,8 @@ from pyloc_core._triton.sweep_tiles import (
     block_of,
     cell_of,
     count_views,
+    depth_of,
     interpolate,
-    inverse_depth,
     pack,
     project,
     sees,
@@ -59,7 +59,7 @@ def seen_slope_kernel(
     cell, x, y, inside = cell_of(blocks, cells, width, BLOCK)
     plane = (tl.program_id(0) // blocks) % planes
     item = (tl.program_id(0) // blocks // planes).to(tl.int64)
-    inverse = inverse_depth(depths, item, plane, planes, cell, inside, cells, PER_CELL)
+    inverse = 1.0 / depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL)
     seen = tl.zeros([BLOCK], tl.float32)
     for index in range(count_views(num_views, item, views, HAS_VIEWS)):
         u, v, qz = project(projection + (item * views + index) * 12, x, y, inverse)
@@ -74,7 +74,7 @@ def reference_kernel(
     sources, projection, depths, num_views, slopes, parts, blocks, splits, items, views, planes,
     split_planes, cells, width, hs, ws, HAS_VIEWS: tl.constexpr, PER_CELL: tl.constexpr,
     PER_VIEW: tl.constexpr, DIVIDE: tl.constexpr, SEEN_ONLY: tl.constexpr, DEPTH: tl.constexpr,
-    SPREAD: tl.constexpr, CELLS: tl.constexpr, PLANES: tl.constexpr, BLOCK_C: tl.constexpr,
+    CELLS: tl.constexpr, PLANES: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Programs of blocks of cells, splits of the planes, and items; blocks of channels on axis 1."""
     row = tl.arange(0, CELLS * PLANES)
@@ -107,7 +107,7 @@ def reference_kernel(
             counted = inside & (qz > 0)
             if SEEN_ONLY:
                 counted &= sees(u, v, qz, hs, ws)
-            tap, fx, fy, _ = taps(u, v, counted, hs, ws, DEPTH, SPREAD)
+            tap, fx, fy, _ = taps(u, v, counted, hs, ws, DEPTH)
             sums += slope[:, None] * interpolate(maps, tap, fx, fy, ws, c, DEPTH)
             maps += size
             view += 12
@@ -175,7 +175,7 @@ def reference_gradient(problem: Problem, like: Tensor) -> Tensor:
         HAS_VIEWS=int(problem.num_views is not None), PER_CELL=int(problem.per_cell),
         PER_VIEW=int(problem.per_view), DIVIDE=int(problem.divide),
         SEEN_ONLY=int(problem.seen_only), DEPTH=depth,
-        SPREAD=int(like.device.type == "cpu"), CELLS=tile[0], PLANES=tile[1], BLOCK_C=problem.block,
+        CELLS=tile[0], PLANES=tile[1], BLOCK_C=problem.block,
         num_warps=4,
     )  # fmt: skip
     return unpack(parts, like, 0, problem.block)

@@ -39,15 +39,12 @@ def cell_of(blocks, cells, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def inverse_depth(depths, item, plane, planes, cell, inside, cells, PER_CELL: tl.constexpr):
-    """1 / d of a plane: a number, or one for every cell."""
-    place = depths + item * planes + plane
+def depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL: tl.constexpr):
+    """Depths of a tile's cells at a plane: of their own, or that of the plane."""
+    place = depths + item * planes + plane + cell // cells  # which is 0
     if PER_CELL:
         place = depths + (item * planes + plane) * cells + cell
-        inverse = 1.0 / tl.load(place, mask=inside, other=1.0)
-    else:
-        inverse = 1.0 / tl.load(place)
-    return inverse
+    return tl.load(place, mask=inside, other=1.0)
 
 
 @triton.jit
@@ -79,18 +76,14 @@ def sees(u, v, qz, hs, ws):
 
 
 @triton.jit
-def once(x, SPREAD: tl.constexpr):
-    """x, computed by one thread for every row: the move keeps the compiler from letting all threads that
-    share the channels of a row compute it. Triton's interpreter, which knows no assembly, takes SPREAD."""
-    if not SPREAD:
-        x = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=False, pack=1
-        )
-    return x
+def once(x):
+    """x, computed by one thread for every row and then handed to those that share the channels of the row:
+    compilers follow a reduction to its layout, and recompute what comes before anything else."""
+    return tl.max(tl.join(x, x), 1)
 
 
 @triton.jit
-def taps(u, v, counted, hs, ws, DEPTH: tl.constexpr, SPREAD: tl.constexpr):
+def taps(u, v, counted, hs, ws, DEPTH: tl.constexpr):
     """Offset of the first of the four cells in the bordered map, the fractions, and whether any of the four is
     on the map. What does not count is sent to the border's corner, with weight on its zeros alone.
 
@@ -102,7 +95,7 @@ def taps(u, v, counted, hs, ws, DEPTH: tl.constexpr, SPREAD: tl.constexpr):
     top = tl.floor(v)
     cell = top.to(tl.int32) * (ws + 2) + left.to(tl.int32) + (ws + 3)
     # Times DEPTH last: the compiler sees that 16 bytes at once are aligned.
-    return once(cell, SPREAD) * DEPTH, once(u - left, SPREAD), once(v - top, SPREAD), inside
+    return once(cell) * DEPTH, once(u - left), once(v - top), inside
 
 
 @triton.jit
