@@ -69,7 +69,10 @@ def forward_kernel(
     b_score = tl.load(b3).to(tl.float32)
     b_logit = tl.load(b3 + 1).to(tl.float32)
     for plane in range(group * GROUP, tl.minimum(planes, (group + 1) * GROUP)):
-        depth = depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL)
+        if PER_CELL:
+            depth = depth_of(depths, item, plane, planes, cell, inside, cells, True)
+        else:  # a number: the compiler lays this kernel out better so
+            depth = tl.load(depths + item * planes + plane)
         inverse = 1.0 / depth
         peak = tl.full([ROWS], float("-inf"), tl.float32)
         total = tl.zeros([ROWS], tl.float32)

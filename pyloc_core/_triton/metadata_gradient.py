@@ -108,7 +108,10 @@ def gradient_kernel(
     top = tl.zeros([ROWS], tl.float32)
     for plane in range(split * split_planes, tl.minimum(planes, (split + 1) * split_planes)):
         at = (item * planes + plane) * cells + cell
-        depth = depth_of(depths, item, plane, planes, cell, inside, cells, PER_CELL)
+        if PER_CELL:
+            depth = depth_of(depths, item, plane, planes, cell, inside, cells, True)
+        else:  # a number: the compiler lays this kernel out better so
+            depth = tl.load(depths + item * planes + plane)
         inverse = 1.0 / depth
         mean = tl.load(volume + at, mask=inside, other=0.0).to(tl.float32)
         level = tl.load(log_sum + at, mask=inside, other=0.0)
