@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
 
-# (rows, columns) from one pixel of a path to the next.
+# (rows, columns) from one pixel of a path to the next; the first two run along rows.
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
@@ -47,17 +47,15 @@ def aggregate(
         raise ValueError(f"cost must be (D, H, W) and guide (H, W): {cost.shape}, {guide.shape}")
     if paths not in (4, 8):
         raise ValueError(f"paths must be 4 or 8, got {paths}")
-    total = np.zeros_like(cost)
-    for down, right in DIRECTIONS[:paths]:
-        if (
-            down == 0
-        ):  # along rows: as columns of the transposed volume, whose slices are contiguous
-            flipped = np.ascontiguousarray(cost.swapaxes(1, 2))
-            part = np.zeros_like(flipped)
-            _follow(flipped, guide.T, right, 0, (step, jump, edge), part)
-            total += part.swapaxes(1, 2)
-        else:
-            _follow(cost, guide, down, right, (step, jump, edge), total)
+    penalties = (step, jump, edge)
+    # Along rows: as columns of the transposed volume, whose slices are contiguous.
+    flipped = np.ascontiguousarray(cost.swapaxes(1, 2))
+    along = np.zeros_like(flipped)
+    for _, right in DIRECTIONS[:2]:
+        _follow(flipped, guide.T, right, 0, penalties, along)
+    total = np.ascontiguousarray(along.swapaxes(1, 2))
+    for down, right in DIRECTIONS[2:paths]:
+        _follow(cost, guide, down, right, penalties, total)
     total *= np.float32(1 / paths)
     return total
 
