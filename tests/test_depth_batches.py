@@ -194,3 +194,17 @@ def test_rates_of_the_three_groups() -> None:
 def test_bad_options_are_named(changed: dict, error: type, named: str) -> None:
     with pytest.raises(error, match=named):
         options(**changed)
+
+
+def test_views_without_depth_are_sources_alone() -> None:
+    """A sensor's map may be empty: the run goes on with the other views as references."""
+    depth = SCENES[0].depth.copy()
+    depth[[0, 2]] = 0
+    scene = replace(SCENES[0], depth=depth)
+    for number in range(8):
+        item = changed_tuple(np.random.default_rng(number), scene, options())
+        assert (item["depth"] > 0).any() and len(item["sources"]) == 2
+    with pytest.raises(ValueError, match="no pixel of known depth"):
+        changed_tuple(
+            np.random.default_rng(0), replace(scene, depth=np.zeros_like(depth)), options()
+        )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pyloc_core.models.mvsanywhere.variants import MVSAnywhereDot, MVSAnywhereHe
 from pyloc_core.training import DepthOptions, RenderedScenes, train_depth  # noqa: E402
 from pyloc_core.training.__main__ import main  # noqa: E402
 from pyloc_core.training.depth_batches import DepthBatches, plain_tuple  # noqa: E402
-from pyloc_core.training.depth_task import DepthTask  # noqa: E402
+from pyloc_core.training.depth_task import DepthJudge, DepthTask  # noqa: E402
 from pyloc_core.training.distributed import Processes  # noqa: E402
 from pyloc_core.training.loop import _Run  # noqa: E402
 
@@ -279,3 +280,17 @@ def test_a_step_in_bfloat16_is_near_that_in_float32(kind: type, tmp_path: Path) 
         found.append([*(float(value) for value in losses.values()), float(norm)])
     assert found[1][:-1] == pytest.approx(found[0][:-1], rel=0.05)
     assert found[1][-1] == pytest.approx(found[0][-1], rel=0.5)
+
+
+def test_held_out_scenes_without_depth_are_passed_over() -> None:
+    """One empty map of a sensor must not end a run after its first epoch, nor make its error NaN."""
+    known = scenes(2, 2)[0]
+    empty = replace(known, depth=np.zeros_like(known.depth))
+    task = DepthTask(network()).eval()
+
+    def judged(held_out: list) -> float:
+        return DepthJudge(held_out, sources=2, batch=1)(task, lambda f, batch: f(batch), ONE)[0]
+
+    assert np.isfinite(judged([known])) and judged([empty, known]) == judged([known])
+    with pytest.raises(ValueError, match="held-out"):
+        judged([empty])

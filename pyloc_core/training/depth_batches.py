@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pyloc_core.models.pixels import MEAN, STD
-from pyloc_core.training.depth_changes import jittered, known_range, mirrored, widened
+from pyloc_core.training.depth_changes import has_depth, jittered, known_range, mirrored, widened
 from pyloc_core.training.depth_options import DepthOptions
 from pyloc_core.training.distributed import Processes
 from pyloc_core.training.loss import Batch
@@ -88,8 +88,14 @@ class _Tuples(Dataset[Batch]):
 
 
 def changed_tuple(rng: Random, scene: DepthScene, options: DepthOptions) -> Batch:
-    """A tuple of a scene with a random reference, random sources and random changes."""
+    """A tuple of a scene with a random reference, random sources and random changes.
+
+    Views of which no depth is known (a sensor sees nothing of glass, or too close) are sources alone.
+    """
     order = rng.permutation(len(scene.images))
+    blind = [not has_depth(scene.depth[view]) for view in order]
+    if not all(blind):
+        order[: blind.index(False) + 1] = np.roll(order[: blind.index(False) + 1], 1)
     if rng.random() < options.flip:
         scene = mirrored(scene)
     views = order[: options.sources + 1]

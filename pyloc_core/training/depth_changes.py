@@ -63,6 +63,11 @@ def jittered(rng: Random, images: npt.NDArray[np.uint8], strength: float) -> Col
     return np.asarray(np.clip(rgb @ matrix.T.astype(np.float32), 0, 1), np.float32)
 
 
+def has_depth(depth: npt.NDArray[np.float32]) -> bool:
+    """Whether any pixel of a map is known."""
+    return bool((np.isfinite(depth) & (depth > 0)).any())
+
+
 def known_range(depth: npt.NDArray[np.float32]) -> tuple[float, float]:
     """Smallest and largest known depth, apart by a thousandth at least. ValueError where none is known."""
     values = depth[np.isfinite(depth) & (depth > 0)]

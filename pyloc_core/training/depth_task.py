@@ -15,6 +15,7 @@ from pyloc_core.models.mvsanywhere.cameras import MULTIPLE, checked_cameras
 from pyloc_core.models.mvsanywhere.network import MVSAnywhere
 from pyloc_core.models.mvsanywhere.prediction import DepthPrediction
 from pyloc_core.training.depth_batches import Scenes, plain_tuple
+from pyloc_core.training.depth_changes import has_depth
 from pyloc_core.training.depth_loss import DepthLosses
 from pyloc_core.training.distributed import Processes
 from pyloc_core.training.loop import Call
@@ -105,7 +106,8 @@ class DepthTask(nn.Module):
 
 class DepthJudge:
     """Errors on held-out scenes, of which the first view is the reference (Robust Multi-View Depth
-    benchmark: mean relative error and share of pixels within 3 %, per image, then over images).
+    benchmark: mean relative error and share of pixels within 3 %, per image, then over images). A scene
+    whose first view has no known depth is passed over.
 
     Args:
         scenes: held-out ones.
@@ -135,13 +137,16 @@ class DepthJudge:
         own = list(range(group.rank, len(self.scenes), group.count))
         sums = torch.zeros(3, dtype=torch.float64)
         for start in range(0, len(own), self.batch):
-            items = [
-                plain_tuple(self.scenes[i], self.sources) for i in own[start : start + self.batch]
-            ]
+            scenes = [self.scenes[i] for i in own[start : start + self.batch]]
+            items = [plain_tuple(s, self.sources) for s in scenes if has_depth(s.depth[0])]
+            if not items:
+                continue
             batch = {k: torch.stack([item[k] for item in items]) for k in items[0]}
             depth = call(estimated, {k: v.to(group.device) for k, v in batch.items()}).depth
             sums += _errors(depth, batch["depth"])
         rel, inliers, count = group.total(sums.to(group.device)).tolist()
+        if not count:
+            raise ValueError("no held-out scene has a pixel of known depth in its first view")
         values = {"abs_rel": rel / count, "inliers": inliers / count}
         return values["abs_rel"], values
 

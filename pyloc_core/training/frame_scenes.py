@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pyloc_core._extras import require
 from pyloc_core.camera import Camera
-from pyloc_core.depth.sources import select_sources
+from pyloc_core.depth.sources import keyframes, select_sources
 from pyloc_core.localization.depth_views import DepthView
 from pyloc_core.localization.rgbd_folder import RgbdFrame, read_rgbd_folder
 from pyloc_core.training.options import check_int
@@ -52,9 +52,12 @@ class FrameScenes:
         for folder in self.folders:
             frames = read_rgbd_folder(folder).frames
             ordered = [frames[name] for name in sorted(frames, key=_natural)]
-            poses = [frame.cam_from_world for frame in ordered]
+            poses = np.array([frame.cam_from_world for frame in ordered]).reshape(-1, 3, 4)
+            known = keyframes(poses, unit=unit)  # once, and not for every frame again
             for number, frame in enumerate(ordered):
-                chosen = select_sources(poses, number, sources, future=True, unit=unit)
+                chosen = select_sources(
+                    poses, number, sources, future=True, unit=unit, frames=known
+                )
                 if len(chosen) == sources:
                     self._tuples.append([frame, *(ordered[i] for i in chosen)])
                 else:
