@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from depth_folders import plane_view, write_mvsnet
 
 from pyloc_core.depth.evaluate import depth_table, evaluate_depth
 from pyloc_core.depth.layouts import DepthSample, DepthSet, read_mvsnet
+from pyloc_core.depth.predictors import SweepPredictor
 
 
 @pytest.fixture
@@ -101,3 +103,10 @@ def test_bad_input(planes) -> None:
         evaluate_depth(planes, lambda s: None, max_sources=0)
     with pytest.raises(ValueError, match="prediction"):
         evaluate_depth(planes, lambda s: np.full((24, 32), np.nan))
+    alone = [replace(planes.samples[0], sources=())]
+    truth = planes.samples[0].read_depth()
+    assert evaluate_depth(alone, lambda s: truth + (truth == 0)).mean.abs_rel == 0  # of one image
+    with pytest.raises(ValueError, match="no source view"):
+        evaluate_depth(alone, lambda s: truth, view_order="nearest")
+    with pytest.raises(ValueError, match="no source view"):
+        evaluate_depth(alone, SweepPredictor())

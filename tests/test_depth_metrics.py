@@ -157,6 +157,16 @@ def test_means_are_over_images_and_leave_out_those_without_pixels() -> None:
         metrics.mean_errors([])
 
 
+def test_an_image_without_any_prediction_lowers_the_density() -> None:
+    whole = metrics.benchmark_errors(PREDICTION, TRUTH, sparse=True)
+    missing = metrics.benchmark_errors(np.zeros_like(TRUTH), TRUTH, sparse=True)
+    unknown = metrics.benchmark_errors(PREDICTION, np.zeros_like(TRUTH), sparse=True)
+    assert missing.density == 0 and np.isnan(unknown.density)
+    mean = metrics.mean_errors([whole, missing, unknown])
+    assert mean.density == pytest.approx(50) and mean.abs_rel == whole.abs_rel
+    assert np.isnan(metrics.mean_errors([unknown]).density)
+
+
 @pytest.mark.parametrize(
     "changes,name",
     [({"alignment": "medain"}, "did you mean 'median'"), ({"threshold": 1.0}, "threshold"),

@@ -20,6 +20,7 @@ from pyloc_core.depth.layouts.depth_set import DepthSample
 from pyloc_core.depth.metrics import (
     BENCHMARK_CLIP,
     BenchmarkErrors,
+    as_map,
     benchmark_errors,
     mean_errors,
 )
@@ -96,7 +97,8 @@ def evaluate_depth(
         DepthEvaluation; `depth_table` prints several.
 
     Raises:
-        ValueError: a set without samples, options; what predict or the readers raise.
+        ValueError: a set without samples, with `view_order` a sample without sources, options; what predict
+            or the readers raise.
     """
     if view_order is not None:
         known_name("view order", view_order, VIEW_ORDERS)
@@ -106,8 +108,9 @@ def evaluate_depth(
         given = replace(sample, sources=tuple(sample.sources[i] for i in chosen))
         start = time.perf_counter()
         found = predict(given)
-        seconds = time.perf_counter() - start
         depth, confidence = found if isinstance(found, tuple) else (found, None)
+        depth = as_map(depth, "prediction")  # a GPU's answer is waited for
+        seconds = time.perf_counter() - start
         rules: dict[str, Any] = {"alignment": alignment, "clip": clip, "sparse": sparse}
         errors, area = benchmark_errors(depth, truth, **rules), float("nan")
         if confidence is not None:
@@ -120,6 +123,10 @@ def evaluate_depth(
         if view_order is None:
             results.append(run(sample, truth, every[:most]))
             continue
+        if not every:
+            raise ValueError(
+                f"{sample.name} has no source view, of which {view_order!r} takes the best"
+            )
         if view_order == "quasi_optimal":
             alone = [_rank(run(sample, truth, [i])) for i in every]
             every = sorted(every, key=lambda i: alone[i])

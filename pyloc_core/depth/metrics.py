@@ -40,7 +40,8 @@ class BenchmarkErrors:
     Attributes:
         abs_rel: mean of |d - t| / t.
         inliers: share of pixels with max(d / t, t / d) < 1.03, the benchmark's tau.
-        density: share of the pixels with truth that have a prediction.
+        density: share of the pixels with truth that have a prediction; 0 for a prediction that is missing
+            everywhere, NaN without truth.
         scale: what the alignment multiplied the prediction by; 1 without one.
         pixels: how many were compared.
     """
@@ -110,7 +111,7 @@ def benchmark_errors(
     if not number("threshold", threshold) > 1:
         raise ValueError(f"threshold must be above 1, got {threshold}")
     d, t, use, known, scale = compared(prediction, truth, alignment, clip, valid, sparse)
-    density = 100.0 * float(use.sum()) / max(int(known.sum()), 1)
+    density = 100.0 * float(use.sum()) / int(known.sum()) if known.any() else float("nan")
     if not len(t):
         return BenchmarkErrors(float("nan"), float("nan"), density, float("nan"), 0)
     with np.errstate(divide="ignore"):
@@ -195,17 +196,22 @@ _Errors = TypeVar("_Errors", BenchmarkErrors, KittiErrors)
 
 
 def mean_errors(errors: Sequence[_Errors]) -> _Errors:
-    """Mean over images of each number, and the sum of the pixels. Images without a pixel are left out.
+    """Mean over images of each number, and the sum of the pixels. Images without a pixel are left out; of the
+    density only those without truth, so that an image in which nothing was predicted lowers it.
 
     Raises ValueError without any image.
     """
     if not errors:
         raise ValueError("errors must hold at least one image")
     kind = type(errors[0])
-    some = [each for each in errors if each.pixels > 0]
     values: dict[str, Any] = {}
     for field in fields(kind):
-        column = [getattr(each, field.name) for each in some]
+        column = [
+            getattr(each, field.name)
+            for each in errors
+            if each.pixels > 0
+            or (field.name == "density" and not np.isnan(getattr(each, field.name)))
+        ]
         if field.name == "pixels":
             values["pixels"] = sum(column)
         else:

@@ -134,5 +134,7 @@ class NetworkPredictor(_Predictor):
 
 def _relative(sample: DepthSample) -> npt.NDArray[np.float64]:
     """(V, 3, 4) source from reference."""
+    if not sample.sources:
+        raise ValueError(f"{sample.name} has no source view")
     world_from_reference = inverse_pose(sample.reference.cam_from_world)
     return np.stack([compose_poses(s.cam_from_world, world_from_reference) for s in sample.sources])
