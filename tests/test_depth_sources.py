@@ -95,7 +95,8 @@ def test_units_and_lost_frames() -> None:
     "changes,name",
     [({"reference": 60}, "reference"), ({"reference": -1}, "reference"), ({"count": 0}, "count"),
      ({"cam_from_world": np.zeros((4, 3, 3))}, "cam_from_world"), ({"unit": 0.0}, "unit"),
-     ({"buffer_size": 0}, "buffer_size"), ({"keyframe_distance": -1.0}, "keyframe_distance")],
+     ({"buffer_size": 0}, "buffer_size"), ({"keyframe_distance": -1.0}, "keyframe_distance"),
+     ({"frames": [0, 60]}, "frames"), ({"frames": [[0]]}, "frames")],
 )  # fmt: skip
 def test_sequences_refuse(changes, name) -> None:
     with pytest.raises(ValueError, match=name):
@@ -121,6 +122,25 @@ def test_views_near_the_best_angle_come_first() -> None:
     assert sources.rank_sources(**given)[0].tolist() == [1, 2, 3, 4]
     assert sources.rank_sources(**given, count=2, references=[0])[0].tolist() == [1, 2]
     assert sources.rank_sources(**given, best_angle=15)[0].tolist()[0] == 2
+
+
+@pytest.mark.parametrize(
+    "changes,name",
+    [({"references": [-1]}, "references"), ({"references": [3]}, "references"),
+     ({"obs_view": np.full(90, 3)}, "obs_view"), ({"obs_ptr": np.arange(30)}, "obs_ptr"),
+     ({"obs_ptr": np.arange(31)}, "obs_ptr"), ({"xyz": np.full((30, 3), np.nan)}, "xyz"),
+     ({"cam_from_world": np.full((3, 3, 4), np.nan)}, "cam_from_world")],
+)  # fmt: skip
+def test_rankings_refuse(changes, name) -> None:
+    given = scene(0.0, 1.0, 2.0)
+    with pytest.raises(ValueError, match=name):
+        sources.rank_sources(**{**given, **changes})
+    square = np.concatenate([given["cam_from_world"], np.tile([[[0.0, 0, 0, 1]]], (3, 1, 1))], 1)
+    plain = sources.rank_sources(**given)
+    for found, expected in zip(
+        sources.rank_sources(**{**given, "cam_from_world": square}), plain, strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_score_is_the_sum_over_shared_points() -> None:

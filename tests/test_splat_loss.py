@@ -139,13 +139,25 @@ def test_descent_brings_a_noisy_surface_to_the_prior() -> None:
         assert losses[-1] < 0.35 * losses[0]
 
 
+def test_weights_that_are_not_finite_do_not_count() -> None:
+    """One NaN of a confidence or of a picture must not become the loss."""
+    given = {"depth": depth_of(0), "prior_depth": depth_of(1), "K": K}
+    confidence, hole = torch.ones_like(given["depth"]), torch.ones_like(given["depth"])
+    confidence[..., 2, 3], hole[..., 2, 3] = torch.nan, 0
+    assert splat_loss(**given, confidence=confidence) == splat_loss(**given, confidence=hole)
+    image = torch.zeros(2, 3, 7, 9)
+    image[1, 0, 4, 5] = torch.nan
+    assert torch.isfinite(splat_loss(**given, image=image).total)
+
+
 @pytest.mark.parametrize(
     "changes,name",
     [({"prior_depth": torch.ones(3, 3)}, "prior_depth"), ({"confidence": torch.ones(7, 9)}, "confidence"),
      ({"valid": torch.ones(2, 7)}, "valid"), ({"image": torch.ones(7, 9)}, "image"),
      ({"image": torch.ones(2, 3, 7, 8)}, "image"), ({"normals": torch.ones(2, 2, 7, 9)}, "normals"),
      ({"prior_normals": torch.ones(2, 7, 9)}, "prior_normals"), ({"depth_weight": -1.0}, "depth_weight"),
-     ({"K": torch.zeros(3, 3)}, "K"), ({"depth": torch.ones(1, 9)}, "depth")],
+     ({"K": torch.zeros(3, 3)}, "K"), ({"confidence": -depth_of(2)}, "confidence"),
+     ({"depth": torch.ones(1, 9)}, "depth")],
 )  # fmt: skip
 def test_bad_input(changes, name) -> None:
     with pytest.raises(ValueError, match=name):

@@ -157,7 +157,8 @@ def select_sources(
         At most `count` positions, never the reference; [] where there is no keyframe besides.
 
     Raises:
-        ValueError: shapes, a reference outside the sequence or with a pose that is not finite, options.
+        ValueError: shapes, a reference outside the sequence or with a pose that is not finite, `frames`
+            outside it, options.
 
     Source: Duzceker et al. (2021), with its defaults.
     """
@@ -171,6 +172,8 @@ def select_sources(
     if frames is None:
         frames = keyframes(poses if future else poses[:reference], keyframe_distance, unit=unit)
     chosen = np.asarray(frames, np.int64)
+    if chosen.ndim != 1 or ((chosen < 0) | (chosen >= len(poses))).any():
+        raise ValueError(f"frames must be positions among {len(poses)} frames, got {frames}")
     before, after = chosen[chosen < reference][-size:], chosen[chosen > reference][:size]
     candidates = np.concatenate([before, after]) if future else before
     metres = poses * [1, 1, 1, number("unit", unit, positive=True)]
@@ -205,7 +208,7 @@ def rank_sources(
     come only after all others.
 
     Args:
-        cam_from_world: (V, 3, 4).
+        cam_from_world: (V, 3, 4) or (V, 4, 4).
         xyz: (N, 3) points.
         obs_ptr, obs_view: (N + 1,) and (O,): point n is seen by views `obs_view[obs_ptr[n]:obs_ptr[n+1]]`.
         count: most sources.
@@ -216,24 +219,47 @@ def rank_sources(
         For each reference an int64 array of at most `count` views, best first; views that share no point
         with it are never in it.
 
+    Raises:
+        ValueError: shapes, values that are not finite, views and references outside 0 to V - 1.
+
     Sources: Yao et al. (2018), section 4.1; the least angle: Schoenberger et al., "Pixelwise View
     Selection for Unstructured Multi-View Stereo" (2016), and COLMAP's default.
     """
     most, best = integer("count", count, 1), number("best_angle", best_angle, positive=True)
     least = number("least_angle", least_angle)
-    points, ptr, view = np.asarray(xyz, np.float64), np.asarray(obs_ptr), np.asarray(obs_view)
-    centres = np.asarray(camera_center(cam_from_world))
+    poses = _sequence(cam_from_world)
+    if not np.isfinite(poses).all():
+        raise ValueError("cam_from_world holds NaN or infinite values")
+    points, ptr, view = _tracks(xyz, obs_ptr, obs_view, len(poses))
+    centres = np.asarray(camera_center(poses))
     point = np.repeat(np.arange(len(points)), np.diff(ptr))
     ends = np.cumsum(np.bincount(view, minlength=len(centres)))
     seen_by = np.split(point[np.argsort(view, kind="stable")], ends[:-1])  # points of each view
     result = []
-    for reference in range(len(centres)) if references is None else references:
+    asked = range(len(centres)) if references is None else references
+    if any(not 0 <= reference < len(centres) for reference in asked):
+        raise ValueError(f"references must be among {len(centres)} views, got {list(asked)}")
+    for reference in asked:
         shared = _observations(ptr, np.unique(seen_by[reference]))
         shared = shared[view[shared] != reference]
         other, at = view[shared], points[point[shared]]
         angle = _angles(centres[reference] - at, centres[other] - at)
         result.append(_ranked(other.astype(np.int64), angle, best, least)[:most])
     return result
+
+
+def _tracks(xyz: Any, obs_ptr: Any, obs_view: Any, views: int) -> tuple[Array, Index, Index]:
+    """Checked arguments of `rank_sources`."""
+    points = np.asarray(xyz, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        raise ValueError(f"xyz must hold finite points (N, 3), got shape {points.shape}")
+    ptr, view = np.asarray(obs_ptr, np.int64), np.asarray(obs_view, np.int64)
+    ends = ptr[[0, -1]].tolist() if ptr.shape == (len(points) + 1,) else None
+    if view.ndim != 1 or ends != [0, len(view)] or (np.diff(ptr) < 0).any():
+        raise ValueError(f"obs_ptr must rise from 0 to {len(view)} in {len(points)} steps")
+    if ((view < 0) | (view >= views)).any():
+        raise ValueError(f"obs_view must be among {views} views")
+    return points, ptr, view
 
 
 def _ranked(other: Index, angle: Array, best: float, least: float) -> Index:

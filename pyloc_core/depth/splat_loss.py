@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pyloc_core import _arrays, _tensors
+from pyloc_core import _array_kinds, _arrays, _tensors
 from pyloc_core._checks import number
 from pyloc_core._extras import require
 from pyloc_core.depth.normals import normals_from_depth
@@ -57,9 +57,11 @@ def splat_loss(
         normals: (..., 3, H, W) rendered unit normals in the camera's frame, turned towards it; gradients
             flow to them. None: the normals of the rendered depth.
         prior_normals: (..., 3, H, W); None: those of the prior depth.
-        confidence: (..., H, W), not negative; None for 1.
+        confidence: (..., H, W), not negative; None for 1. Where it is NaN or infinite the pixel does not
+            count.
         valid: (..., H, W) bool, pixels that count besides.
-        image: (..., channels, H, W) in [0, 1], for weights that fall at its edges; None for none.
+        image: (..., channels, H, W) in [0, 1], for weights that fall at its edges; None for none. Beside
+            values that are not finite a pixel does not count in the depth term.
         scale_invariant: for networks that do not know the scale of the scene.
         depth_weight, normal_weight: of the terms, not negative.
 
@@ -68,7 +70,7 @@ def splat_loss(
         image get no gradient.
 
     Raises:
-        ValueError: shapes, weights; MissingExtra without torch.
+        ValueError: shapes, weights, on the CPU a negative confidence; MissingExtra without torch.
     """
     torch = require("torch", "the regularisation of splats")
     if not _arrays.is_torch(depth):
@@ -82,7 +84,9 @@ def splat_loss(
     use = _positive(d.detach()) & _positive(prior)
     if valid is not None:
         use = use & _like(valid, "valid", d, ()).bool()
-    weight = torch.where(use, weight, 0)
+    kind = _array_kinds.kind_of(d)
+    kind.refuse(weight < 0, "confidence must not be negative")
+    weight = torch.where(use & weight.isfinite(), weight, 0)
     edges = None if image is None else _edge_weight(_image(image, d))
     depth_term = _depth_term(d, prior, weight if edges is None else weight * edges, scale_invariant)
     rendered, known = _normals(normals, "normals", d, K, use)
@@ -154,4 +158,5 @@ def _edge_weight(image: Any) -> Any:
     torch = _arrays.torch_module()
     right = torch.nn.functional.pad((image[..., 1:] - image[..., :-1]).abs(), (0, 1))
     below = torch.nn.functional.pad((image[..., 1:, :] - image[..., :-1, :]).abs(), (0, 0, 0, 1))
-    return (-(right + below).mean(-3)).exp()
+    weight = (-(right + below).mean(-3)).exp()
+    return weight.where(weight.isfinite(), 0)
