@@ -28,10 +28,9 @@ from pyloc_core.ops.plane_sweep import plane_sweep
 __all__ = ["DotProductVolume", "ViewAgnosticVolume"]
 
 torch = require("torch", "SimpleRecon's interface")
-from pyloc_core.models.mvsanywhere.variants import MetadataMLP  # noqa: E402 (needs torch)
+from pyloc_core.models.mvsanywhere.cameras import overall_mask  # noqa: E402 (needs torch)
+from pyloc_core.models.mvsanywhere.variants import MetadataMLP  # noqa: E402
 
-_BORDER = 2.0  # cells: what the mask leaves out at the border of a source map, as published
-_NEAR_ZERO = 1e-8  # |z| below which the published projection does not divide
 # Buffers of published checkpoints that depend on the resolution alone.
 _DERIVED = ("linear_ramp_1d11", "backprojector.pix_coords_13N", "projector.eps")
 
@@ -125,7 +124,9 @@ class _CostVolume(torch.nn.Module):  # type: ignore[misc,name-defined]
         lowest_cost = every_cell.gather(1, best)[:, 0]
         mask = None
         if return_mask:
-            mask = overall_mask(*cameras, every_cell[:, -1], tuple(src_feats.shape[-2:]))
+            last = every_cell[:, -1]
+            of_maps = (each.to(last.device) for each in cameras)
+            mask = overall_mask(*of_maps, last, tuple(src_feats.shape[-2:]))
         return volume, lowest_cost, every_cell, mask
 
     def volume(
@@ -243,24 +244,3 @@ def _from_edges(K: Any) -> Any:
     shifted = K.clone()
     shifted[..., :2, 2] -= 0.5 * K[..., 2, 2, None]
     return shifted
-
-
-def overall_mask(
-    K_reference: Any, K_sources: Any, source_from_reference: Any, depth: Any, source_size: Any
-) -> Any:
-    """(B, H, W) bool: cells that at `depth` (B, H, W) lie in front of some source and within some source's
-    map without its border. The two may be different sources, as published."""
-    height, width = depth.shape[1:]
-    d = depth.detach().double()
-    cameras = (K_reference, K_sources, source_from_reference)
-    K_reference, K_sources, source_from_reference = (each.to(d.device) for each in cameras)
-    y, x = torch.meshgrid(torch.arange(height).to(d), torch.arange(width).to(d), indexing="ij")
-    cells = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-    points = d.flatten(1)[:, None] * (_inverse(K_reference, "K_reference") @ cells)  # (B, 3, H W)
-    R, t = source_from_reference[..., :3], source_from_reference[..., 3:]
-    uvz = K_sources @ (R @ points[:, None] + t)  # (B, V, 3, H W)
-    z = uvz[:, :, 2:]
-    uv = uvz[:, :, :2] / torch.where(z.abs() > _NEAR_ZERO, z, torch.ones_like(z)) + 0.5
-    limit = torch.tensor([source_size[1], source_size[0]]).to(d)[:, None] - _BORDER
-    inside = ((uv > _BORDER) & (uv < limit)).all(2)
-    return ((z[:, :, 0] > 0).any(1) & inside.any(1)).unflatten(1, (height, width))

@@ -25,6 +25,7 @@ MIN_SIDE = 32
 _TO_MAP = scale_intrinsics(np.eye(3), (STRIDE, STRIDE), (1, 1)).tolist()
 _SINGULAR = 1e-12  # |det K|
 _BORDER = 2.0  # cells at the border of a source map that `overall_mask` leaves out, as published
+_NEAR_ZERO = 1e-8  # |z| below which the published projection does not divide
 
 
 def padded(images: Tensor) -> Tensor:
@@ -125,24 +126,46 @@ class Cameras:
     def overall_mask(self, far: Tensor) -> Tensor:
         """(B, h, w) bool: cells that at depth `far` (B,) lie in front of some source and inside some source's
         map without its border. The two may be different sources, as published."""
-        self = self.on(far.device)
-        K_reference, K_sources = self.of_maps
-        h, w = map_size(self.size)
-        limit = torch.tensor(self.source_size[::-1]).to(K_sources) / STRIDE - _BORDER
-        y, x = torch.meshgrid(
-            torch.arange(h).to(K_sources), torch.arange(w).to(K_sources), indexing="ij"
-        )
-        pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
-        points = far.to(K_sources)[:, None, None] * (inverse(K_reference) @ pixels)
-        R, t = self.source_from_reference[..., :3], self.source_from_reference[..., 3:]
-        uvz = K_sources @ (R @ points[:, None] + t)
-        z = uvz[:, :, 2]
-        uv = uvz[:, :, :2] / torch.where(z.abs() > 1e-8, z, torch.ones_like(z))[:, :, None] + 0.5
-        inside = ((uv > _BORDER) & (uv < limit[:, None])).all(2)
-        if self.num_valid is not None:
-            valid = torch.arange(z.shape[1], device=z.device) < self.num_valid[:, None]
-            inside, z = inside & valid[..., None], torch.where(valid[..., None], z, -1.0)
-        return ((z > 0).any(1) & inside.any(1)).unflatten(1, (h, w))
+        cameras = self.on(far.device)
+        depth = far[:, None, None].expand(-1, *map_size(cameras.size))
+        height, width = cameras.source_size
+        return overall_mask(
+            *cameras.of_maps, cameras.source_from_reference, depth, (height / STRIDE, width / STRIDE),
+            cameras.num_valid,
+        )  # fmt: skip
+
+
+def overall_mask(
+    K_reference: Tensor,
+    K_sources: Tensor,
+    source_from_reference: Tensor,
+    depth: Tensor,
+    source_size: tuple[float, float],
+    num_valid: Tensor | None = None,
+) -> Tensor:
+    """(B, h, w) bool: cells that at `depth` (B, h, w) lie in front of some source and inside some source's map
+    without its border. The two may be different sources, as published.
+
+    Args:
+        K_reference, K_sources, source_from_reference: (B, 3, 3), (B, V, 3, 3), (B, V, 3, 4) of the maps, on the
+            device of the depth.
+        source_size: (Hs, Ws) of the source maps in cells.
+        num_valid: (B,), as of `Cameras`.
+    """
+    cells, d = depth.shape[1:], depth.detach().to(K_sources)
+    y, x = torch.meshgrid(*(torch.arange(side).to(d) for side in cells), indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+    points = d.flatten(1)[:, None] * (inverse(K_reference) @ pixels)  # (B, 3, h w)
+    R, t = source_from_reference[..., :3], source_from_reference[..., 3:]
+    uvz = K_sources @ (R @ points[:, None] + t)  # (B, V, 3, h w)
+    z = uvz[:, :, 2]
+    uv = uvz[:, :, :2] / torch.where(z.abs() > _NEAR_ZERO, z, torch.ones_like(z))[:, :, None] + 0.5
+    limit = torch.tensor(source_size[::-1]).to(d)[:, None] - _BORDER
+    inside = ((uv > _BORDER) & (uv < limit)).all(2)
+    if num_valid is not None:
+        valid = torch.arange(z.shape[1], device=z.device) < num_valid[:, None]
+        inside, z = inside & valid[..., None], torch.where(valid[..., None], z, -1.0)
+    return ((z > 0).any(1) & inside.any(1)).unflatten(1, cells)
 
 
 def checked_cameras(
