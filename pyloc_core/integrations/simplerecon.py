@@ -125,8 +125,9 @@ class _CostVolume(torch.nn.Module):  # type: ignore[misc,name-defined]
         mask = None
         if return_mask:
             last = every_cell[:, -1]
-            of_maps = (each.to(last.device) for each in cameras)
-            mask = overall_mask(*of_maps, last, tuple(src_feats.shape[-2:]))
+            height, width = src_feats.shape[-2:]
+            K_reference, K_sources, poses = (each.to(last.device) for each in cameras)
+            mask = overall_mask(K_reference, K_sources, poses, last, (height, width))
         return volume, lowest_cost, every_cell, mask
 
     def volume(
