@@ -21,6 +21,7 @@ TENSORS = (
     "depth_limits",
 )  # fmt: skip
 _EXTRA = 14  # values of a sample beside the two feature vectors
+_MOST_FLOATS = 2**31 - 1  # of a view's projected map: taps are 32-bit offsets
 _OUT_OF_MEMORY = 1  # of MetadataStatus in csrc/cpu/metadata_cost_volume.h
 
 
@@ -181,6 +182,13 @@ class Native:
         b, _, h, w = self.reference.shape
         self.depths = others[-2]
         self.volume_shape = (b, self.depths.shape[1], h, w)
+        _, _, c, hs, ws = self.sources.shape
+        floats = hs * ws * (_padded(len(others[0]), 32) + _padded(c, 16))
+        if floats > _MOST_FLOATS:
+            raise ValueError(
+                f"sources of {hs} x {ws} cells are too large for {len(others[0])} hidden units: a view "
+                f"would take {floats} floats, at most {_MOST_FLOATS} can be addressed"
+            )
 
     def arguments(self) -> tuple[Any, ...]:
         reference, sources, others = self.reference, self.sources, self.others
@@ -232,6 +240,10 @@ class Native:
             )
             _raise(status)
         return found
+
+
+def _padded(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
 
 
 def _raise(status: int) -> None:

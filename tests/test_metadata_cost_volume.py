@@ -234,3 +234,15 @@ def test_refusals() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             volume(p, **{name: bad})
+
+
+def test_maps_beyond_32_bit_offsets_are_refused() -> None:
+    """Without a map of that size: the check looks at shapes alone."""
+    from pyloc_core import _arrays, _metadata
+
+    row = np.zeros(1, np.float32)
+    wide = np.lib.stride_tricks.as_strided(row, (1, 1, 16, 2**13, 2**13), (0,) * 5)
+    features = [_arrays.ArrayIn(x, "float32", False) for x in (row.reshape(1, 1, 1, 1), wide)]
+    others = [np.zeros((32, 46), np.float32)] * 10 + [np.ones((1, 1), np.float32)] * 2
+    with pytest.raises(ValueError, match="sources of 8192 x 8192"):
+        _metadata.Native(tuple(features), others, None, 1)
