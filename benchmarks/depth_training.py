@@ -34,7 +34,7 @@ from pyloc_core.training.depth_command import build
 from pyloc_core.training.depth_task import DepthTask
 from pyloc_core.training.loss import Batch
 
-SIZE, VIEWS, PLANES = (64, 96), 3, 32
+SIZE, VIEWS, PLANES = (64, 96), 3, 16
 RATE, BATCH = 1e-3, 4
 WIDER = (0.4, 2.5)  # factors on near and far
 RANGES = {"known": "known", "wider": f"{WIDER[0]:g} near to {WIDER[1]:g} far", "cameras": "cameras"}
@@ -164,9 +164,9 @@ def markdown(content: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="results, without ending: .json and .md")
-    parser.add_argument("--scenes", type=int, default=400)
+    parser.add_argument("--scenes", type=int, default=240)
     parser.add_argument("--held-out", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1500, help="of each run")
+    parser.add_argument("--steps", type=int, default=600, help="of each run")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     given = parser.parse_args()
