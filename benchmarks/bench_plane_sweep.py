@@ -24,10 +24,17 @@ GROUP = (
 )
 
 
-def problem(dtype="float32"):
-    """Sources some tenths of the nearest plane's depth away: 83 % of the samples lie in the map."""
+def problem():
+    """Sources some tenths of the nearest plane's depth away: 83 % of the samples lie in the map. All float32,
+    so that the plain forms pay for no wider coordinates."""
     torch.set_num_threads(1)
-    return scene((1, VIEWS, CHANNELS, PLANES, 0), SIZE, SIZE, baseline=0.2).tensors(dtype)
+    given = scene((1, VIEWS, CHANNELS, PLANES, 0), SIZE, SIZE, baseline=0.2)
+    return [x.float() for x in given.tensors()]
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return grid_sample_sweep(*(x.double() for x in problem()))
 
 
 def ours(*given):
@@ -53,13 +60,12 @@ def both(form, given, slope):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_forward(benchmark, name):
+def test_forward(benchmark, truth, name):
     given = problem()
     benchmark.group = GROUP
     with torch.no_grad():
-        found = benchmark.pedantic(FORMS[name](), given, rounds=7, warmup_rounds=2)
-        truth = grid_sample_sweep(*(x.double() for x in given))
-    assert (found - truth).abs().max() < 2e-4 * truth.abs().max()
+        found = benchmark.pedantic(FORMS[name](), given, rounds=5, warmup_rounds=1)
+    assert (found - truth).abs().max() < 1e-3 * truth.abs().max()
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -67,7 +73,7 @@ def test_forward_and_backward(benchmark, name):
     given = problem()
     benchmark.group = f"{GROUP}, forward and backward"
     slope = torch.randn(1, PLANES, *SIZE, generator=torch.Generator().manual_seed(1))
-    found = benchmark.pedantic(both, (FORMS[name](), given, slope), rounds=5, warmup_rounds=1)
+    found = benchmark.pedantic(both, (FORMS[name](), given, slope), rounds=3, warmup_rounds=1)
     assert all(x.abs().max() > 0 and torch.isfinite(x).all() for x in found)
 
 
