@@ -99,6 +99,25 @@ def test_a_sequence_encodes_every_image_once(name: str) -> None:
     assert not torch.equal(sequence.predict(3, [2, 4]).depth, found[3].depth), "3 was replaced"
 
 
+@BOTH
+def test_networks_of_another_precision_take_photos(name: str) -> None:
+    """`half()` and `double()` change the weights; photos come as float32 whatever they are."""
+    images, (K, poses) = pictures(3), cameras(3)
+    relative = poses[1:] @ np.linalg.inv(poses[0])
+    options = {"refinements": 0}
+    plain = small(name).predict(images[0], images[1:], K[0], K[1:], relative, **options)
+    for changed, bound, dtype in (("half", 0.1, torch.float32), ("double", 1e-4, torch.float64)):
+        model = getattr(small(name), changed)()
+        found = model.predict(images[0], images[1:], K[0], K[1:], relative, **options)
+        assert found.depth.dtype == dtype
+        assert float((found.depth / plain.depth).log().abs().median()) < bound
+        sequence = DepthSequence(model)
+        for i, image in enumerate(images):
+            sequence.add(i, image, K[i], poses[i])
+        again = sequence.predict(0, [1, 2], **options)
+        torch.testing.assert_close(again.depth, found.depth, rtol=1e-3, atol=0)
+
+
 def test_a_sequence_says_what_is_wrong() -> None:
     model, images = small("mvsanywhere_dot"), pictures(3)
     K, poses = cameras(3)

@@ -138,7 +138,7 @@ class MVSAnywhere(Network):
     def matching_features(self, images: Tensor) -> Tensor:
         """(N, C, h, w) of preprocessed images (N, 3, H, W): a quarter of the sides, padded to multiples
         of 16. An image's features do not depend on the others: keep them for the next reference."""
-        images = padded(images)
+        images = self._as_weights(padded(images))
         if self.training or images.device.type != "cpu" or len(images) < 2:
             return self.matching_model(images)
         # One by one the layers' values stay in the cache; and the result has the same bits in any batch.
@@ -146,10 +146,15 @@ class MVSAnywhere(Network):
 
     def mono_features(self, images: Tensor) -> list[Tokens]:
         """Patches (N, C, H / 16, W / 16) and class token of the blocks `mono_taps`."""
+        images = self._as_weights(padded(images))
         small = F.interpolate(
-            padded(images), scale_factor=_MONO_SCALE, mode="bilinear", align_corners=False
+            images, scale_factor=_MONO_SCALE, mode="bilinear", align_corners=False
         )
         return self.vit.intermediate(small, self.mono_taps)
+
+    def _as_weights(self, images: Tensor) -> Tensor:
+        """In the dtype of the weights: photos are float32, whatever `half()` or `double()` made of a network."""
+        return images.to(self.vit.cls_token.dtype)
 
     def planes(self, near: Tensor, far: Tensor) -> Tensor:
         """(B, D) depths from near to far (B,), evenly spaced in the logarithm."""
