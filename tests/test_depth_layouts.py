@@ -63,6 +63,8 @@ def test_scannet(tmp_path) -> None:
     assert [s.name for s in found.samples[0].sources] == [f"scene0000_00/{i}" for i in (1, 2, 3, 4)]
     one = layouts.read_depth_layout("scannet", tmp_path / "scene0001_00", step=2)
     assert [s.name for s in one] == ["scene0001_00/0", "scene0001_00/2"]
+    with pytest.raises(ValueError, match="step"):
+        layouts.read_scannet(tmp_path, step=0)
     keyframes = layouts.read_scannet(tmp_path, scenes=["scene0000_00"], choose="keyframes", count=2)
     assert {s.name for s in keyframes.samples[5].sources} == {"scene0000_00/4", "scene0000_00/6"}
 

@@ -62,10 +62,15 @@ def read_kitti(
     root, maps = Path(raw), Path(raw if depth is None else depth) / split
     chosen = _listed(maps, camera) if frames is None else list(frames)
     samples = []
+    drives: dict[
+        str, tuple[Array, Array, Array]
+    ] = {}  # K, camera from unit, first frame: read once
     for drive, number in chosen:
         day = root / drive[:10]
-        K, camera_from_imu = _calibration(day, camera)
-        origin = _oxts(only("*.txt", day / drive / "oxts" / "data")[0])
+        if drive not in drives:
+            first = only("*.txt", day / drive / "oxts" / "data")[0]
+            drives[drive] = (*_calibration(day, camera), _oxts(first))
+        K, camera_from_imu, origin = drives[drive]
         views = {}
         for frame in (number, *(number + offset for offset in offsets)):
             path = _image(day / drive / f"image_{camera:02d}" / "data", frame)

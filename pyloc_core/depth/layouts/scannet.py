@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyloc_core._checks import known_name
+from pyloc_core._checks import integer, known_name
 from pyloc_core.depth.layouts.depth_set import DepthSample, DepthSet, SampleView, from_pixel_centres
 from pyloc_core.depth.layouts.true_depth import read_png_depth
 from pyloc_core.depth.sources import NUM_SOURCES, keyframes, select_sources
@@ -51,6 +51,7 @@ def read_scannet(
         FileNotFoundError, ValueError: naming what is missing or of another form.
     """
     known_name("way to choose", choose, ("neighbours", "keyframes"))
+    integer("step", step, 1)
     root = Path(folder)
     if (root / "color").is_dir():
         found = [root]

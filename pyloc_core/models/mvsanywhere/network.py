@@ -153,7 +153,7 @@ class MVSAnywhere(Network):
         return self.vit.intermediate(small, self.mono_taps)
 
     def _as_weights(self, images: Tensor) -> Tensor:
-        """In the dtype of the weights: photos are float32, whatever `half()` or `double()` made of a network."""
+        """In the dtype of the weights, which `half()` and `double()` change; photos are float32."""
         return images.to(self.vit.cls_token.dtype)
 
     def planes(self, near: Tensor, far: Tensor) -> Tensor:
