@@ -110,6 +110,8 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> SweepShape:
     for name, sizes in (("reference", reference[-3:]), ("sources", sources[-4:])):
         if 0 in sizes:
             raise ValueError(f"{name} must have no size of 0 but the batch's, got {shapes[name]}")
+    if (sources[-2] + 2) * (sources[-1] + 2) >= 2**31:  # kernels number the cells of a map in int32
+        raise ValueError(f"sources must have maps of fewer than 2^31 cells, got {sources}")
     views = sources[-4]
     expected = {"K_reference": (*leading, 3, 3), "K_sources": (*leading, views, 3, 3)}
     for name, wanted in expected.items():

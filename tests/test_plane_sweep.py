@@ -11,6 +11,7 @@ import pytest
 from sweep_scenes import Scene, grid_sample_sweep, intrinsics, scene
 
 import pyloc_core as pl
+from pyloc_core import _sweep
 
 torch = pytest.importorskip("torch")
 
@@ -246,3 +247,10 @@ def test_refusals(case: int) -> None:
         leaves = [x.to(dtype).requires_grad_() for x in tensors[:2]]
         with pytest.raises(ValueError, match=text):
             pl.plane_sweep(*leaves, *tensors[2:], **options)
+
+
+def test_maps_whose_cells_have_no_int32_are_refused() -> None:
+    shapes = {name: np.shape(x) for name, x in vars(scene()).items()}
+    shapes["sources"] = (2, 3, 5, 50_000, 50_000)
+    with pytest.raises(ValueError, match="sources must have maps of fewer"):
+        _sweep.check_shapes(shapes)
