@@ -55,14 +55,14 @@ def errors(given: Scene, device: Any, dtype: str = "float32", **options: Any) ->
 @pytest.mark.parametrize("form", ["item", "cell"])
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 def test_equals_float64(reduce: str, form: str, device: Any) -> None:
-    given = scene((2, 3, 5, 2, 41), (6, 9), (7, 8), form=form)
-    assert max(errors(given, device, reduce=reduce, num_valid=[3, 2])) < 1e-5
+    given = scene((2, 2, 5, 1 + (form == "cell"), 41), (6, 9), (7, 8), form=form)
+    assert max(errors(given, device, reduce=reduce, num_valid=[2, 1])) < 1e-5
 
 
 @pytest.mark.parametrize("form", ["shared", "cell"])
 @pytest.mark.parametrize("channels", [1, 37])
 def test_any_number_of_channels(channels: int, form: str, device: Any) -> None:
-    given = scene((1, 2, channels, 2, 43), (5, 13), (9, 4), form=form)
+    given = scene((1, 1, channels, 2, 43), (5, 13), (9, 4), form=form)
     assert max(errors(given, device)) < 1e-5
 
 
@@ -105,8 +105,8 @@ def test_the_horizon_of_a_plane_crosses_a_source(angle: float, reduce: str, devi
 
 def test_planes_and_depths_of_every_cell_have_one_gradient(device: Any) -> None:
     """The gather for planes and the integers for depths of cells, of the same problem."""
-    given = scene((1, 2, 6, 2, 51), (6, 9), (9, 12), form="item")
-    cells = np.broadcast_to(given.depths[..., None, None], (1, 2, 6, 9)).copy()
+    given = scene((1, 2, 6, 1, 51), (6, 9), (9, 12), form="item")
+    cells = np.broadcast_to(given.depths[..., None, None], (1, 1, 6, 9)).copy()
     for reduce in ("mean", "none"):
         planes = run(given, device, reduce=reduce)
         found = run(given.but(depths=cells), device, reduce=reduce)
@@ -115,7 +115,7 @@ def test_planes_and_depths_of_every_cell_have_one_gradient(device: Any) -> None:
 
 
 def test_everything_behind_the_sources(device: Any) -> None:
-    given = scene((1, 2, 4, 2, 53))
+    given = scene((1, 1, 4, 2, 53))
     pose = given.source_from_reference.copy()
     pose[..., :3] = rotation(np.array([0.0, np.pi, 0.0]))
     pose[..., 2, 3] = -40.0
@@ -129,8 +129,8 @@ def test_everything_behind_the_sources(device: Any) -> None:
     [("none", "item"), ("valid_mean", "item"), ("mean", "cell"), ("none", "cell")],
 )
 def test_padding_and_repetition_change_no_bit(reduce: str, form: str, device: Any) -> None:
-    given = scene((1, 2, 5, 2, 55), form=form)
-    wide = scene((1, 3, 5, 2, 56), form=form)
+    given = scene((1, 2, 5, 1, 55), form=form)
+    wide = scene((1, 3, 5, 1, 56), form=form)
     pose, K = wide.source_from_reference.copy(), wide.K_sources.copy()
     sources = np.full_like(wide.sources, np.nan)  # is not read
     sources[:, :2], pose[:, :2], K[:, :2] = (
@@ -150,10 +150,10 @@ def test_padding_and_repetition_change_no_bit(reduce: str, form: str, device: An
 
 def test_what_is_not_finite_spoils_only_its_own_item(device: Any) -> None:
     for form in ("item", "cell"):
-        given = scene((2, 2, 4, 2, 57), form=form)
+        given = scene((2, 1, 4, 1, 57), form=form)
         clean = run(given, device)
         reference, sources = given.reference.copy(), given.sources.copy()
-        reference[0, 1, 2, 3], sources[0, 1, 2, 3, 4] = np.nan, np.inf
+        reference[0, 1, 2, 3], sources[0, 0, 2, 3, 4] = np.nan, np.inf
         torch_scene = given.but(reference=reference, sources=sources)
         found = direct(torch_scene, device)
         assert all(not x[0].isfinite().all() for x in found)
