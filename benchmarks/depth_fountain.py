@@ -33,7 +33,8 @@ from pyloc_core.depth.view_choice import choose_sources
 
 
 def block_matching(view: PosedImage, source: PosedImage, near: float, far: float) -> np.ndarray:
-    """Depths of cv2.StereoSGBM at the pixels of the points that `view` observes, 0 where it finds none.
+    """Depths of cv2.StereoSGBM at the pixels of the points that `view` observes, 0 where it finds none, and
+    everywhere where the pair is so far apart that rectified pictures do not overlap.
 
     Modes and penalties are those of OpenCV's documentation for 5 x 5 windows; the range of disparities is
     that of the depths.
@@ -66,10 +67,13 @@ def block_matching(view: PosedImage, source: PosedImage, near: float, far: float
         low, max(16, count), 5, P1=8 * 25, P2=32 * 25, disp12MaxDiff=1, uniquenessRatio=10,
         speckleWindowSize=100, speckleRange=2, mode=cv2.STEREO_SGBM_MODE_HH,
     )  # fmt: skip
-    disparity = matcher.compute(*flat).astype(np.float32) / 16
+    xy, _, _ = view.project_points()
+    try:
+        disparity = matcher.compute(*flat).astype(np.float32) / 16
+    except cv2.error:
+        return np.zeros(len(xy))
     if upright:
         disparity = disparity.T
-    xy, _, _ = view.project_points()
     at = cv2.undistortPoints((xy - 0.5)[:, None], K, None, R=R1, P=P1)[:, 0]
     cell = np.clip(np.rint(at).astype(int), 0, (width - 1, height - 1))
     found = disparity[cell[:, 1], cell[:, 0]]
