@@ -19,7 +19,7 @@ import torch
 
 from pyloc_core.depth import RefinementOptions, refine_network
 from pyloc_core.models.depth_unet import DepthUNet
-from pyloc_core.training.rendered_drives import RenderedDrives
+from pyloc_core.training import RenderedDrives
 from pyloc_core.training.rendered_scenes import DepthScene
 from pyloc_core.training.simulated_sfm import simulated_sfm
 

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The pyloc_core authors
 # SPDX-License-Identifier: Apache-2.0
-"""Training dense descriptors, with the neural reprojection error, and networks for place recognition.
+"""Training dense descriptors, with the neural reprojection error, networks for place recognition, and
+multi-view depth.
 
 Needs the extra `training`.
 """
@@ -37,6 +38,7 @@ from pyloc_core.training.place_recall import RecallJudge
 from pyloc_core.training.place_training import train_places
 from pyloc_core.training.posed_pairs import PosedPairs
 from pyloc_core.training.random_changes import RandomChanges
+from pyloc_core.training.rendered_drives import RenderedDrives
 from pyloc_core.training.rendered_pairs import RenderedPairs
 from pyloc_core.training.rendered_scenes import DepthScene, RenderedScenes
 from pyloc_core.training.street_scenes import StreetScenes
@@ -67,6 +69,7 @@ __all__ = [
     "RandomChanges",
     "RandomPlaces",
     "RecallJudge",
+    "RenderedDrives",
     "RenderedPairs",
     "RenderedScenes",
     "StreetScenes",
