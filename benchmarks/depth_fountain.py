@@ -113,6 +113,9 @@ def pairs(views: list[PosedImage]) -> list[str]:
     for name, parts in rows.items():
         every = np.concatenate(parts)
         known = every[np.isfinite(every)]
+        if not len(known):
+            lines.append(f"| {name} | refuses every pair | - | - | - | - |")
+            continue
         total = 100 * np.mean(np.nan_to_num(every, nan=1) <= 0.03)
         lines.append(
             f"| {name} | {100 * len(known) / len(every):.1f} % | {share(known)} | {total:.1f} % | "
