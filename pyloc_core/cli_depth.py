@@ -69,7 +69,8 @@ def depth(
     """Dense depth of every image of a COLMAP model: maps, pictures, a point cloud, a mesh.
 
     Without --weights by a classical plane sweep. Depths that fewer than two other views confirm are 0.
-    The table compares with the model's points, of which the sweep takes nothing but the range.
+    The table compares with the model's points, of which the sweep takes the range of depths and the
+    choice of source images, no depth.
     """
     from pyloc_core._extras import require
     from pyloc_core.depth.pipeline import DepthOptions, make_depth_maps
