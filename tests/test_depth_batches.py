@@ -143,6 +143,36 @@ def test_jitter_changes_colours_alike_in_all_views() -> None:
     assert np.ptp(grey) < 1e-3  # hue and saturation leave grey alone (matrices of three digits)
 
 
+class Drawn:
+    """What `jittered` draws, given: brightness, contrast and saturation, then the hue."""
+
+    def __init__(self, *factors: float, hue: float = 0.0) -> None:
+        self.values = [np.array(factors), hue]
+
+    def uniform(self, low: float, high: float, size: int | None = None) -> object:
+        return self.values.pop(0)
+
+
+def test_each_change_of_colours_is_what_it_is_called() -> None:
+    images = (60 + 0.4 * SCENES[0].images).astype(np.uint8)  # nothing is clipped
+    rgb = images / 255
+    luma = rgb @ [0.299, 0.587, 0.114]
+
+    def found(*factors: float, hue: float = 0.0) -> np.ndarray:
+        return jittered(Drawn(*factors, hue=hue), images, 0.2)
+
+    np.testing.assert_allclose(found(1.2, 1, 1), 1.2 * rgb, atol=1e-5)
+    middle = luma.mean()
+    np.testing.assert_allclose(found(1, 0.8, 1), middle + 0.8 * (rgb - middle), atol=1e-3)
+    grey = luma[..., None]
+    np.testing.assert_allclose(found(1, 1, 0.8), grey + 0.8 * (rgb - grey), atol=1e-3)
+    turned = found(1, 1, 1, hue=0.2)
+    np.testing.assert_allclose(turned @ [0.299, 0.587, 0.114], luma, atol=1e-3)
+    assert np.abs(turned - rgb).mean() > 0.01
+    whole = found(1, 1, 1, hue=1.0)
+    np.testing.assert_allclose(whole, rgb, atol=1e-5)
+
+
 def test_batches_depend_on_the_seed_the_epoch_and_the_number_alone() -> None:
     batches = DepthBatches(SCENES, options())
     assert batches.steps(ONE) == 3

@@ -251,3 +251,21 @@ def test_damaged_text_files(tmp_path, file) -> None:
         layouts.read_mvsnet(tmp_path)
     with pytest.raises(ValueError, match="did you mean 'scannet'"):
         layouts.read_depth_layout("scanet", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("425 2.5 192 935", (425, 935)),
+        ("425 2.5 193", (425, 905)),
+        ("425 2.5", None),
+        ("0 1 5 9", None),
+    ],
+)
+def test_the_range_of_a_camera_file(tmp_path, line, expected) -> None:
+    """Near, interval, number of planes and far; or without far; or without both."""
+    write_mvsnet(tmp_path / "room")
+    for file in (tmp_path / "room" / "cams").glob("*.txt"):
+        file.write_text("\n".join([*file.read_text().splitlines()[:-1], line]) + "\n")
+    for sample in layouts.read_mvsnet(tmp_path):
+        assert sample.depth_range == (None if expected is None else pytest.approx(expected))

@@ -64,6 +64,24 @@ def test_a_neighbour_warped_by_the_depth_is_the_picture(scene):
         assert also.mean() < 0.5 * same.mean()
 
 
+@pytest.mark.parametrize("kind", ["street", "room"])
+def test_depth_is_of_the_ray_through_the_centre_of_the_pixel(kind):
+    """The floor is z = 0, to rounding; read a quarter of a pixel beside it is not."""
+    scene = RenderedScenes(count=1, views=3, kinds=(kind,), seed=5)[0]
+    h, w = scene.depth.shape[1:]
+    shares = []
+    for beside in (0.0, 0.25):
+        xy = np.stack(np.meshgrid(np.arange(w) + 0.5 + beside, np.arange(h) + 0.5), -1)
+        share = 0.0
+        for depth, K, pose in zip(scene.depth, scene.K, scene.cam_from_world, strict=True):
+            rays = np.concatenate([xy, np.ones((h, w, 1))], -1) @ np.linalg.inv(K).T
+            local = rays * depth[..., None].astype(np.float64)
+            height = (local.reshape(-1, 3) - pose[:, 3]) @ pose[:, 2]
+            share += np.mean(np.abs(height) < 2e-6 * depth.reshape(-1)) / len(scene.depth)
+        shares.append(share)
+    assert shares[0] > 0.1 and shares[1] < 0.05
+
+
 def test_depth_is_metric_and_deep(scene):
     assert scene.images.shape == (3, 96, 128, 3) and scene.images.dtype == np.uint8
     assert scene.depth.shape == (3, 96, 128) and scene.depth.dtype == np.float32
