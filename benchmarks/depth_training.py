@@ -38,6 +38,7 @@ SIZE, VIEWS, PLANES = (64, 96), 3, 16
 RATE, BATCH = 1e-3, 4
 WIDER = (0.4, 2.5)  # factors on near and far
 RANGES = {"known": "known", "wider": f"{WIDER[0]:g} near to {WIDER[1]:g} far", "cameras": "cameras"}
+MEASURES = {"abs ln": ("log", 2), "rel": ("abs_rel", 1), "inliers": ("inliers", 1)}
 RUNS = {
     "dot": ("small-dot", {}),
     "hero": ("small-hero", {}),
@@ -129,21 +130,20 @@ def markdown(content: dict[str, Any]) -> str:
         "out (other textures, layouts and views; largest depth at least 20 times the smallest in every "
         "view). All parts learn at "
         f"{RATE:g} at the start, {BATCH} tuples a step. Minutes are of one core.", "",
-        "Mean relative error and share of pixels within 3 %, in per cent (Robust Multi-View Depth benchmark), "
-        "in three ranges of depth: the true one, " + RANGES["wider"] + ", and that of the cameras with one "
-        "refinement, as the network is used; abs ln is the mean absolute difference of the logarithms of depth "
-        "in the true range.", "",
-        "| network | seed | minutes | steps | abs ln | " + " | ".join(f"rel, {r}" for r in RANGES) + " | "
-        + " | ".join(f"inliers, {r}" for r in RANGES) + " |",
-        "|---" * (5 + 2 * len(RANGES)) + "|",
+        "abs ln: mean absolute difference of the logarithms of depth. rel and inliers: mean relative error and "
+        "share of pixels within 3 %, in per cent (Robust Multi-View Depth benchmark). Three ranges of depth: "
+        f"the true one, {RANGES['wider']}, and that of the cameras with one refinement, as the network is "
+        "used.", "",
+        "| network | seed | minutes | steps | "
+        + " | ".join(f"{what}, {r}" for what in MEASURES for r in RANGES) + " |",
+        "|---" * (4 + len(MEASURES) * len(RANGES)) + "|",
     ]  # fmt: skip
     for row in rows:
         for when in ("before", "after"):
             took = ["0", "0"] if when == "before" else [f"{row['minutes']:.1f}", str(row["steps"])]
             cells = [f"{row['run']}, {when}", str(row["seed"]), *took]
-            cells.append(f"{row[when]['known']['log']:.2f}")
-            cells += [f"{row[when][r]['abs_rel']:.1f}" for r in RANGES]
-            cells += [f"{row[when][r]['inliers']:.1f}" for r in RANGES]
+            for name, digits in MEASURES.values():
+                cells += [f"{row[when][r][name]:.{digits}f}" for r in RANGES]
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Without weights, in the true range: the plane of the highest mean correlation of "
               "5 x 5 patches.", "",
