@@ -160,6 +160,14 @@ def test_views_without_parallax_come_last() -> None:
     assert sources.rank_sources(**given)[0].tolist() == [2, 1]
 
 
+@pytest.mark.parametrize(("far", "expected"), [(18, [1, 2]), (26, [2, 1])])
+def test_three_quarters_of_the_angles_decide_about_parallax(far: int, expected: list[int]) -> None:
+    """View 1 sees its points at 2 degrees, and `far` of 30 at 0.8."""
+    given = scene(0.0, 10 * np.tan(np.radians(2)), 10 * np.tan(np.radians(45)))
+    given["xyz"][:far, 2] = 25
+    assert sources.rank_sources(**given)[0].tolist() == expected
+
+
 def test_sources_of_a_colmap_model(shared) -> None:
     pycolmap = pytest.importorskip("pycolmap")
     folder = shared / "data" / "fountain_P11" / "sparse"
