@@ -163,7 +163,7 @@ def test_views_without_parallax_come_last() -> None:
 @pytest.mark.parametrize(("far", "expected"), [(18, [1, 2]), (26, [2, 1])])
 def test_three_quarters_of_the_angles_decide_about_parallax(far: int, expected: list[int]) -> None:
     """View 1 sees its points at 2 degrees, and `far` of 30 at 0.8."""
-    given = scene(0.0, 10 * np.tan(np.radians(2)), 10 * np.tan(np.radians(45)))
+    given = scene(0.0, 10 * np.tan(np.radians(2)), 100.0)  # view 2: angles far too wide
     given["xyz"][:far, 2] = 25
     assert sources.rank_sources(**given)[0].tolist() == expected
 
