@@ -52,7 +52,7 @@ def count_tensor(x: Any, leading: tuple[int, ...], least: int, most: int, device
     if isinstance(x, int):
         if not least <= x <= most:
             raise ValueError(f"num_valid must lie within {least} and {most}, got {x}")
-        return torch.full((math.prod(leading),), x, device=device)
+        return torch.full((math.prod(leading),), x, dtype=torch.int64, device=device)
     if _dispatch.traced() or (_arrays.is_torch(x) and x.device.type != "cpu"):
         if x.is_floating_point() or tuple(x.shape) not in ((), leading):
             raise ValueError(f"num_valid must be an int, or integers {leading}, got {x!r}")

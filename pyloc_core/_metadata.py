@@ -139,15 +139,15 @@ def limits(depth_limits: Any, depths: Any, leading: tuple[int, ...], batch: int)
 
 
 def _given_limits(depth_limits: Any, on_tensors: bool) -> Any:
+    if _arrays.is_torch(depth_limits) and _tensors.wants_gradient([depth_limits]):
+        raise ValueError(
+            "depth_limits requires a gradient, but the volume has none for it: detach it"
+        )
     if not on_tensors:
         data = _arrays.as_array(depth_limits, "depth_limits").data
         check_limits(data)
         return data
     found = _tensors.check(depth_limits, "depth_limits")
-    if _tensors.wants_gradient([found]):
-        raise ValueError(
-            "depth_limits requires a gradient, but the volume has none for it: detach it"
-        )
     if not _dispatch.traced() and found.device.type == "cpu" and _sweep._has_memory(found):
         check_limits(_arrays.as_array(found, "depth_limits").data)
     return found.detach()

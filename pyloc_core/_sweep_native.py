@@ -43,10 +43,17 @@ def geometry_from_tensors(
     matrices = _arrays.as_array(projection, name, dtype="float32").data
     wide = _arrays.as_array(depths, "depths", dtype="float32", finite=False).data
     _sweep.check_depths(wide)
-    counts = None if num_views is None else np.ascontiguousarray(num_views.numpy())
-    if counts is not None and counts.size and not (counts.min() >= 1 and counts.max() <= v):
-        raise ValueError(f"num_valid must lie within 1 and {v}, got {counts}")
-    return Geometry(matrices, wide, counts, shape)
+    return Geometry(matrices, wide, counts_from_tensor(num_views, v), shape)
+
+
+def counts_from_tensor(num_views: Any, views: int) -> np.ndarray | None:
+    """An operator's num_views, which kernels follow into memory, as int64 within 1 and `views`."""
+    if num_views is None:
+        return None
+    counts = np.ascontiguousarray(num_views.numpy(), np.int64)
+    if counts.size and not (counts.min() >= 1 and counts.max() <= views):
+        raise ValueError(f"num_valid must lie within 1 and {views}, got {counts}")
+    return counts
 
 
 def features_of(*tensors: Any) -> list[_arrays.ArrayIn]:

@@ -158,6 +158,19 @@ def test_opcheck_and_compile() -> None:
     inputs = (*given, *rounded_sweep(p), torch.tensor([3, 2]))
     kept = torch.ops.pyloc_core.metadata_cost_volume(*inputs, 1, "")
     slope = torch.randn(kept[0].shape, generator=torch.Generator().manual_seed(1))
+    refused = (
+        (14, torch.tensor([3, 9]), "num_valid"),
+        (14, torch.tensor([0, 3]), "num_valid"),
+        (12, -inputs[12], "depths"),
+    )
+    for index, value, name in refused:  # what compiled calls bring along unseen
+        bad = (*inputs[:index], value, *inputs[index + 1 :])
+        with pytest.raises(ValueError, match=name):
+            torch.ops.pyloc_core.metadata_cost_volume(*bad, 1, "")
+        with pytest.raises(ValueError, match=name):
+            torch.ops.pyloc_core.metadata_cost_volume_backward(*bad, *kept, slope, 1, "")
+    narrow = (*inputs[:14], inputs[14].int(), 1, "")
+    assert torch.equal(torch.ops.pyloc_core.metadata_cost_volume(*narrow)[0], kept[0])
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(
         torch.ops.pyloc_core.metadata_cost_volume, (*inputs, 1, ""), test_utils=tests
@@ -201,8 +214,9 @@ def test_kinds_and_refused_gradients() -> None:
         with pytest.raises(ValueError, match=name):
             volume({**p, name: wanted}, given)
     limits = torch.tensor([[0.5, 9.0]]).requires_grad_()
-    with pytest.raises(ValueError, match="depth_limits"):
-        volume(p, [given[0].clone().requires_grad_(), *given[1:]], depth_limits=limits)
+    for own in (given, [given[0].clone().requires_grad_(), *given[1:]]):
+        with pytest.raises(ValueError, match="depth_limits requires a gradient"):
+            volume(p, own, depth_limits=limits)
     nan = given[1].clone()
     nan[0, 1, 2, 3, 4] = torch.nan
     for own in ([given[0], nan, *given[2:]], [given[0].clone().requires_grad_(), nan, *given[2:]]):

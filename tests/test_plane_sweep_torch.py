@@ -169,6 +169,18 @@ def test_gradients_that_do_not_exist_are_refused(name: str) -> None:
         assert torch.isfinite(pl.plane_sweep(**tensors)).all()
 
 
+@pytest.mark.parametrize("number", [True, np.bool_(True), np.int32(1), 1.0])
+def test_numbers_that_equal_one_count_one_view(number: Any) -> None:
+    given = scene().tensors("float32")
+    expected = pl.plane_sweep(given[0], given[1], *given[2:], num_valid=1)
+    leaf = given[0].clone().requires_grad_()
+    assert torch.equal(pl.plane_sweep(leaf, *given[1:], num_valid=number).detach(), expected)
+
+
+def arrays_of(given: list[Any]) -> list[np.ndarray]:
+    return [x.numpy() for x in given]
+
+
 def test_empty_batches_and_arrays_beside_tensors() -> None:
     given = scene().tensors("float32")
     none = [x[:0].clone().requires_grad_(i < 2) for i, x in enumerate(given[:5])]
@@ -179,5 +191,9 @@ def test_empty_batches_and_arrays_beside_tensors() -> None:
     arrays = [x.numpy() for x in given[2:]]
     found = pl.plane_sweep(leaf, given[1], *arrays)
     assert torch.equal(found.detach(), pl.plane_sweep(*given))
+    for leaves in ((leaf, arrays_of(given)[1]), (arrays_of(given)[0], given[1].clone())):
+        wanted = next(x for x in leaves if isinstance(x, torch.Tensor)).requires_grad_()
+        (slope,) = torch.autograd.grad(pl.plane_sweep(*leaves, *arrays).sum(), wanted)
+        assert slope.any()  # an array beside a tensor takes no gradient away
     mixed = pl.plane_sweep(given[0].half(), *given[1:])
     assert mixed.dtype == torch.float32  # of two dtypes, the wider

@@ -150,7 +150,7 @@ def scatter_kernel(
         sums += size
         view += 12
         if PER_VIEW:
-            at += planes.to(tl.int64) * cells
+            at += tl.cast(planes, tl.int64) * cells  # planes may be a constant 1
 
 
 # ---------------------------------------------------------------------------------------------- launchers

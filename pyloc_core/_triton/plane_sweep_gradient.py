@@ -112,7 +112,7 @@ def reference_kernel(
             maps += size
             view += 12
             if PER_VIEW:
-                at += planes.to(tl.int64) * cells
+                at += tl.cast(planes, tl.int64) * cells  # planes may be a constant 1
     if DIVIDE:
         sums = sums / tl.maximum(count, 1).to(tl.float32)
     total = tl.sum(tl.reshape(sums, (PLANES, CELLS, BLOCK_C)), 0)

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pyloc_core import _aggregation, _arrays, _dispatch, _library, _metadata, _sweep, _tensors
+from pyloc_core import (
+    _aggregation,
+    _arrays,
+    _dispatch,
+    _library,
+    _metadata,
+    _sweep,
+    _sweep_native,
+    _tensors,
+)
 
 _OP = "metadata_cost_volume"
 
@@ -188,7 +197,8 @@ def _native(tensors: tuple[Any, ...], threads: int) -> _metadata.Native:
         _arrays.as_array(x, name, **(features if i < 2 else {"dtype": "float32"}))  # type: ignore[arg-type]
         for i, (x, name) in enumerate(zip(tensors, _metadata.TENSORS))
     ]
-    views = None if tensors[14] is None else tensors[14].contiguous().numpy()
+    _sweep.check_depths(arrays[12].data)
+    views = _sweep_native.counts_from_tensor(tensors[14], tensors[1].shape[1])
     return _metadata.Native(tuple(arrays[:2]), [x.data for x in arrays[2:]], views, threads)
 
 

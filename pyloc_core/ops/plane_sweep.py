@@ -102,7 +102,7 @@ def _needs_torch(features: dict[str, Any], implementation: str | None) -> bool:
         return True
     tensors = [x for x in features.values() if _arrays.is_torch(x)]
     wide = any(str(x.dtype) == "torch.float64" for x in tensors)
-    return len(tensors) == 2 and (wide or _tensors.wants_gradient(tensors))
+    return (wide and len(tensors) == 2) or _tensors.wants_gradient(tensors)
 
 
 def _shaped(out: Any, leading: tuple[int, ...]) -> Any:

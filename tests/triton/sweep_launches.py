@@ -30,10 +30,10 @@ def features(
 
 def sweep(
     reduce: str, dtype: Any = FP32, per_cell: bool = False, counted: bool = False, c: int = 16,
-    size: tuple[int, int] = (120, 160),
+    size: tuple[int, int] = (120, 160), leading: tuple[int, int, int] = (2, 7, 64),
 ) -> Callable[[], Any]:  # fmt: skip
-    """Forward, mask and backward."""
-    b, views, planes = 2, 7, 64
+    """Forward, mask and backward. leading: B, V, D."""
+    b, views, planes = leading
     *given, counts = features(b, views, c, size, dtype, counted)
     depths = empty(b, planes, *(size if per_cell else ()))
 
@@ -72,6 +72,8 @@ def cases(target: int) -> dict[str, Callable[[], Any]]:
         "dot, valid_mean": sweep("valid_mean", BF16, per_cell=True),
         "dot, none": sweep("none", FP32, per_cell=True, counted=True),
         "dot, odd sizes": sweep("valid_mean", FP16, c=37, size=(33, 47)),
+        # Sizes of 1 are constants to the compiler.
+        "dot, one plane": sweep("none", per_cell=True, c=1, size=(1, 1), leading=(1, 1, 1)),
         "metadata": metadata(),
         "metadata, float16": metadata(FP16, counted=True),
         "metadata, odd sizes": metadata(BF16, True, True, 37, (17, 40), (33, 47)),

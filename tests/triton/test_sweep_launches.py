@@ -39,6 +39,11 @@ def test_the_dot_volume_compiles_and_keeps_its_registers() -> None:
     assert not any(each["stack"] for each in launches)
 
 
+def test_the_dot_volume_of_one_plane_compiles() -> None:
+    kernels = {each["kernel"] for each in compile_launches(90, "dot, one plane")}
+    assert {"reference_kernel", "scatter_kernel"} <= kernels
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [80, 86, 90])
 def test_every_specialisation_compiles(target: int) -> None:
