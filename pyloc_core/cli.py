@@ -26,9 +26,10 @@ from pyloc_core._extras import MissingExtra
 from pyloc_core.cli_checkpoint import convert_checkpoint
 from pyloc_core.cli_depth import depth
 from pyloc_core.cli_depth_evaluation import evaluate_depth
-from pyloc_core.cli_describe import build_index, describe, named_options
+from pyloc_core.cli_describe import build_index, describe
 from pyloc_core.cli_localize import localize
 from pyloc_core.cli_maps import index_map, merge_maps
+from pyloc_core.cli_named_values import named_options
 from pyloc_core.cli_neurhal import evaluate_neurhal
 from pyloc_core.cli_retrieval import evaluate_retrieval
 

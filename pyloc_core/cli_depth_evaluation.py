@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pyloc_core.cli_named_values import named_values
+
 
 def evaluate_depth(
     layout: Annotated[
@@ -143,20 +145,14 @@ def _options(layout: str, given: list[str]) -> dict[str, Any]:
 
     from pyloc_core.depth.layouts import LAYOUTS, read_mvsnet
 
-    result: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
-        if layout in LAYOUTS:
-            known = dict(inspect.signature(LAYOUTS[layout]).parameters)
-            if "options" in known:  # handed on
-                known = dict(inspect.signature(read_mvsnet).parameters)
-            names = [each for each in known if each not in ("folder", "raw", "frames")]
-            if name not in names:
-                raise ValueError(f"{layout} has no option {name!r}: {', '.join(names)}")
-            result[name] = _value(name, value, known[name].default)
-    return result
+    if layout not in LAYOUTS:  # the reader says so
+        return {}
+    known = dict(inspect.signature(LAYOUTS[layout]).parameters)
+    if "options" in known:  # handed on
+        known = dict(inspect.signature(read_mvsnet).parameters)
+    names = [each for each in known if each not in ("folder", "raw", "frames")]
+    found = named_values(given, layout, names)
+    return {name: _value(name, value, known[name].default) for name, value in found.items()}
 
 
 def _value(name: str, text: str, default: Any) -> Any:

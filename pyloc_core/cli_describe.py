@@ -21,6 +21,7 @@ from pyloc_core.cli_engine import (
     work,
 )
 from pyloc_core.cli_localize import Threads, listed_photos
+from pyloc_core.cli_named_values import named_options
 
 _ROWS_AT_ONCE = 4096
 
@@ -135,17 +136,3 @@ def _learn(index: Any, parts: list[Any], threads: int | None) -> None:
     total = sum(len(part) for part in parts)
     step = max(1, -(-total // index.options.training_vectors))
     index.train(np.concatenate([np.asarray(part[::step]) for part in parts]), num_threads=threads)
-
-
-def named_options(given: list[str]) -> dict[str, Any]:
-    """NAME=VALUE, with VALUE as JSON where it is JSON, as text otherwise."""
-    options: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyloc_core.cli_named_values import named_values
+
 if TYPE_CHECKING:
     from pyloc_core.retrieval import RetrievalSet
 
@@ -154,17 +156,9 @@ def _options(layout: str, given: list[str]) -> dict[str, Any]:
 
     from pyloc_core.retrieval.layouts import LAYOUTS
 
-    result: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"--option must be NAME=VALUE, got {text!r}")
-        if layout in LAYOUTS:
-            known = [*inspect.signature(LAYOUTS[layout]).parameters][1:]
-            if name not in known:
-                raise ValueError(f"{layout} has no option {name!r}: {', '.join(known)}")
-        result[name] = _value(name, value)
-    return result
+    known = [*inspect.signature(LAYOUTS[layout]).parameters][1:] if layout in LAYOUTS else []
+    found = named_values(given, layout, known)
+    return {name: _value(name, value) for name, value in found.items()}
 
 
 def _value(name: str, text: str) -> Any:

@@ -20,7 +20,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from pyloc_core.training.command_options import add_option, one_line, options_of
+from pyloc_core.training.command_options import (
+    add_option,
+    add_run_options,
+    one_line,
+    options_of,
+    set_threads,
+)
 from pyloc_core.training.options import TrainingOptions
 
 _HELP = {
@@ -42,13 +48,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pyloc_core.training", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    made.add_argument("--out", type=Path, required=True, help="folder of checkpoints and scalars")
-    made.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add_run_options(made)
     made.add_argument("--start", type=Path, help="weights to start from instead of histograms")
-    made.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    made.add_argument("--threads", type=int, help="CPU threads of torch and of the pairs")
-    made.add_argument("--quiet", action="store_true", help="no progress bar")
-    made.add_argument("--no-tensorboard", action="store_true")
     data = made.add_argument_group("pairs")
     data.add_argument("--no-textures", action="store_true", help="no warped textures and photos")
     data.add_argument("--no-rooms", action="store_true", help="no rendered rooms")
@@ -81,20 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    import cv2
-    import torch
-
-    from pyloc_core import set_num_threads
     from pyloc_core.training import recipe
     from pyloc_core.training.pair_training import train
 
     options = options_of(given, TrainingOptions)
-    if given.threads is not None:
-        if given.threads < 1:
-            raise ValueError(f"threads must be positive, got {given.threads}")
-        torch.set_num_threads(given.threads)
-        set_num_threads(given.threads)
-        cv2.setNumThreads(given.threads)
+    set_threads(given)
     if given.room_count < 1:
         raise ValueError(f"room-count must be positive, got {given.room_count}")
     material = recipe.Material(

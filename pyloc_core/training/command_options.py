@@ -5,14 +5,42 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any
 
 from pyloc_core._extras import MissingExtra
 from pyloc_core.training.options import OptionsT
+
+
+def add_run_options(made: argparse.ArgumentParser) -> None:
+    """What every training command takes: where it writes, and how it runs."""
+    made.add_argument("--out", type=Path, required=True, help="folder of checkpoints and scalars")
+    made.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    made.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    made.add_argument("--threads", type=int, help="CPU threads")
+    made.add_argument("--quiet", action="store_true", help="no progress bar")
+    made.add_argument("--no-tensorboard", action="store_true")
+
+
+def set_threads(given: argparse.Namespace) -> None:
+    """`--threads` for torch, the operators, and OpenCV where it is installed."""
+    if given.threads is None:
+        return
+    if given.threads < 1:
+        raise ValueError(f"threads must be positive, got {given.threads}")
+    import torch
+
+    from pyloc_core import set_num_threads
+
+    torch.set_num_threads(given.threads)
+    set_num_threads(given.threads)
+    if importlib.util.find_spec("cv2") is not None:
+        importlib.import_module("cv2").setNumThreads(given.threads)
 
 
 def add_option(

@@ -18,7 +18,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pyloc_core.training.command_options import add_option, one_line, options_of
+from pyloc_core.training.command_options import (
+    add_option,
+    add_run_options,
+    one_line,
+    options_of,
+    set_threads,
+)
 from pyloc_core.training.depth_options import DepthOptions
 
 _HELP = {
@@ -54,12 +60,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pyloc_core.training depth", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    made.add_argument("--out", type=Path, required=True, help="folder of checkpoints and scalars")
-    made.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    made.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    made.add_argument("--threads", type=int, help="CPU threads of torch")
-    made.add_argument("--quiet", action="store_true", help="no progress bar")
-    made.add_argument("--no-tensorboard", action="store_true")
+    add_run_options(made)
     network = made.add_argument_group("network")
     network.add_argument("--network", default="dot", help=f"{', '.join(NETWORKS)} (default dot)")
     network.add_argument("--start", type=Path, help="weights of the whole network, official or own")
@@ -99,17 +100,10 @@ def build(name: str, seed: int) -> Any:
 
 
 def _run(given: argparse.Namespace) -> int:
-    import torch
-
-    from pyloc_core import set_num_threads
     from pyloc_core.training.depth_training import train_depth
 
     options = options_of(given, DepthOptions)
-    if given.threads is not None:
-        if given.threads < 1:
-            raise ValueError(f"threads must be positive, got {given.threads}")
-        torch.set_num_threads(given.threads)
-        set_num_threads(given.threads)
+    set_threads(given)
     if any(side % 16 for side in given.size):
         raise ValueError(f"size must be of multiples of 16, got {tuple(given.size)}")
     network = build(given.network, options.seed)

@@ -23,7 +23,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyloc_core.training.command_options import add_option, one_line, options_of
+from pyloc_core.training.command_options import (
+    add_option,
+    add_run_options,
+    one_line,
+    options_of,
+    set_threads,
+)
 from pyloc_core.training.pictures import PictureTable, read_folder, read_gsv_cities, read_table
 from pyloc_core.training.place_options import PlaceOptions
 from pyloc_core.training.place_recall import RADIUS
@@ -52,12 +58,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pyloc_core.training places", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    made.add_argument("--out", type=Path, required=True, help="folder of checkpoints and scalars")
-    made.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    made.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    made.add_argument("--threads", type=int, help="CPU threads of torch")
-    made.add_argument("--quiet", action="store_true", help="no progress bar")
-    made.add_argument("--no-tensorboard", action="store_true")
+    add_run_options(made)
     data = made.add_argument_group("pictures")
     data.add_argument("--places", type=Path, required=True, dest="table",
                       help="CSV file, folder with a subfolder per place, or GSV-Cities")  # fmt: skip
@@ -104,18 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    import torch
-
     from pyloc_core.training.place_batches import MinedPlaces
     from pyloc_core.training.place_layouts import held_out_layout, msls_frames
     from pyloc_core.training.place_networks import build, load_start
     from pyloc_core.training.place_training import train_places
 
     options = options_of(given, PlaceOptions)
-    if given.threads is not None:
-        if given.threads < 1:
-            raise ValueError(f"threads must be positive, got {given.threads}")
-        torch.set_num_threads(given.threads)
+    set_threads(given)
 
     def read(path: Path) -> PictureTable:
         if (path / "Images").is_dir():
