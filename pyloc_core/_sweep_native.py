@@ -29,8 +29,14 @@ class Geometry(NamedTuple):
 
 def geometry_of(sweep: _sweep.Sweep) -> Geometry:
     """Of arguments that `_sweep.check_arrays` checked."""
-    projection = sweep.rounded(sweep.cameras.projection())
-    return Geometry(projection, sweep.depths, sweep.num_views, sweep.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is refused
+        projection = sweep.rounded(sweep.cameras.projection())
+    return Geometry(_finite(projection), sweep.depths, sweep.num_views, sweep.shape)
+
+
+def _finite(projection: Any) -> np.ndarray:
+    name = "K_reference, K_sources or source_from_reference"
+    return _arrays.as_array(projection, name, dtype="float32").data
 
 
 def geometry_from_tensors(
@@ -39,11 +45,9 @@ def geometry_from_tensors(
     """Of an operator's CPU tensors, whose values nobody may have looked at."""
     b, v = projection.shape[:2]
     shape = _sweep.SweepShape(b, v, channels, depths.shape[1], *size, *source_size)
-    name = "K_reference, K_sources or source_from_reference"
-    matrices = _arrays.as_array(projection, name, dtype="float32").data
     wide = _arrays.as_array(depths, "depths", dtype="float32", finite=False).data
     _sweep.check_depths(wide)
-    return Geometry(matrices, wide, counts_from_tensor(num_views, v), shape)
+    return Geometry(_finite(projection), wide, counts_from_tensor(num_views, v), shape)
 
 
 def counts_from_tensor(num_views: Any, views: int) -> np.ndarray | None:

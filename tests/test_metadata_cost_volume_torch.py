@@ -162,6 +162,8 @@ def test_opcheck_and_compile() -> None:
         (14, torch.tensor([3, 9]), "num_valid"),
         (14, torch.tensor([0, 3]), "num_valid"),
         (12, -inputs[12], "depths"),
+        (8, inputs[8] / 0, "source_from_reference"),
+        (2, inputs[2] / 0, r"mlp_weights\[0\]"),
     )
     for index, value, name in refused:  # what compiled calls bring along unseen
         bad = (*inputs[:index], value, *inputs[index + 1 :])

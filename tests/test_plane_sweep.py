@@ -254,3 +254,11 @@ def test_maps_whose_cells_have_no_int32_are_refused() -> None:
     shapes["sources"] = (2, 3, 5, 50_000, 50_000)
     with pytest.raises(ValueError, match="sources must have maps of fewer"):
         _sweep.check_shapes(shapes)
+
+
+def test_cameras_that_leave_float32_are_refused() -> None:
+    far = np.array(scene().source_from_reference)
+    far[..., 0, 3] = 1e39
+    bad = scene().but(source_from_reference=far)
+    with pytest.raises(ValueError, match="source_from_reference holds NaN or infinite"):
+        sweep(bad)

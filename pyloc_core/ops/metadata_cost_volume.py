@@ -193,9 +193,12 @@ def _chosen(reference: Any, implementation: str) -> str:
 
 def _native(tensors: tuple[Any, ...], threads: int) -> _metadata.Native:
     features = {"dtype": _arrays.FEATURE_DTYPES}
+    cameras = ("K_reference, K_sources or source_from_reference",) * 4
+    weights = (f"mlp_weights[{i}]" for i in range(6))
+    names = (*_metadata.TENSORS[:2], *weights, *cameras, *_metadata.TENSORS[12:])
     arrays = [
         _arrays.as_array(x, name, **(features if i < 2 else {"dtype": "float32"}))  # type: ignore[arg-type]
-        for i, (x, name) in enumerate(zip(tensors, _metadata.TENSORS))
+        for i, (x, name) in enumerate(zip(tensors, names))
     ]
     _sweep.check_depths(arrays[12].data)
     views = _sweep_native.counts_from_tensor(tensors[14], tensors[1].shape[1])
