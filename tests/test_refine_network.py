@@ -316,6 +316,37 @@ def test_a_loss_that_is_not_finite_restores_the_network():
     assert not changed(before, network)
 
 
+def test_a_gradient_that_is_not_finite_in_the_last_step_restores_the_network():
+    images, views = scene(2)
+    network = Small().eval()
+    before = snapshot(network)
+
+    def steep(image):  # a finite depth; the root's slope at 0 is infinite, times 0 is NaN
+        depth = network(image)
+        return depth + (depth - depth).sqrt()
+
+    with pytest.raises(FloatingPointError, match="parameters"):
+        refine_network(
+            steep, network.parameters(), views, images, modules=[network],
+            options=RefinementOptions(steps=1), progress=False,
+        )  # fmt: skip
+    assert not changed(before, network)
+
+
+def test_a_failure_in_the_depth_maps_restores_the_network():
+    images, views = scene(2)
+    views = (*views, SfmView("no points.png", SIZE, np.zeros((0, 2)), np.zeros(0), np.zeros(0)))
+    network = Small().eval()
+    before = snapshot(network)
+    images["no points.png"] = torch.zeros(1, 4, *SIZE)  # looked at for its depth map alone
+    with pytest.raises(RuntimeError):
+        refine_network(
+            network, network.parameters(), views, images, options=QUICK, depth_maps=True,
+            progress=False,
+        )  # fmt: skip
+    assert not changed(before, network)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

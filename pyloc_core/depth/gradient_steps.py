@@ -170,8 +170,8 @@ def take_steps(
 ) -> Stepped:
     """Adam on `loss_of(item)` for items 0 to count - 1 in epochs, each in a new order; None steps nothing.
 
-    Raises ValueError when the loss does not depend on any of the parameters and FloatingPointError when it is
-    not finite; the parameters and buffers are then as before.
+    Raises ValueError when the loss does not depend on any of the parameters and FloatingPointError when it, or
+    what a step makes of the parameters, is not finite; the parameters and buffers are then as before.
     """
     torch = require("torch", "refining a network")
     order = _order(count, options)
@@ -183,6 +183,9 @@ def take_steps(
     ):  # fmt: skip
         for step in _shown(options.steps, progress):
             done.losses[step] = _step(optimizer, parameters, loss_of(int(order[step])), step)
+        # A finite loss may have a gradient that is not, and no loss comes after the last step.
+        if not all(bool(parameter.isfinite().all()) for parameter in parameters):
+            raise FloatingPointError("the last step made parameters that are not finite")
     return done
 
 

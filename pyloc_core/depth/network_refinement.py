@@ -143,7 +143,7 @@ def refine_network(
         ValueError: no images, no points in them, no scale, depths that are not positive and finite, parameters
             that the depth does not depend on.
         TypeError: arguments of another type.
-        FloatingPointError: a loss that is not finite; the network is then as before.
+        FloatingPointError: a loss or a parameter that is not finite. After any error the network is as before.
     """
     options = RefinementOptions() if options is None else options
     if not isinstance(options, RefinementOptions):
@@ -165,12 +165,12 @@ def refine_network(
             return None
         return _loss(predicted_depth(network, inputs(view.name)), view, alignment.scale, options)
 
+    maps: dict[str, Any] = {}
     with before.on_error():
         stepped = gradient_steps.take_steps(chosen, held, len(order), loss_of, options, progress)
-    maps: dict[str, Any] = {}
-    if depth_maps:
-        with gradient_steps.mode(held, False), _arrays.torch_module().no_grad():
-            maps = {view.name: predicted_depth(network, inputs(view.name)) for view in views}
+        if depth_maps:  # a refined network that fails here could not be restored by the caller
+            with gradient_steps.mode(held, False), _arrays.torch_module().no_grad():
+                maps = {view.name: predicted_depth(network, inputs(view.name)) for view in views}
     visited = tuple(views[order[item]].name for item in stepped.visited)
     return Refinement(network, stepped.losses, visited, alignment, views, maps, before)
 
