@@ -29,6 +29,7 @@ from pyloc_core._triton.sweep_tiles import (
     pack,
     project,
     sees,
+    spoiled,
     taps,
 )
 
@@ -49,7 +50,7 @@ def view_dot(
         place = reference + (cell * DEPTH)[:, None] + c[None, :]
         r = tl.load(place, mask=inside[:, None], other=0.0).to(tl.float32)
         total += tl.sum(interpolate(maps, at, fx, fy, ws, c, DEPTH) * r, 1)
-    return total
+    return total + spoiled(u, v, qz)
 
 
 @triton.jit
@@ -85,6 +86,7 @@ def forward_kernel(
         else:
             total = tl.zeros([BLOCK], tl.float32)
             seen = tl.zeros([BLOCK], tl.float32)
+            spoil = tl.zeros([BLOCK], tl.float32)
             for first in range(0, DEPTH, BLOCK_C):
                 c = first + tl.arange(0, BLOCK_C)
                 sums = tl.zeros([BLOCK, BLOCK_C], tl.float32)
@@ -94,6 +96,7 @@ def forward_kernel(
                 for _ in range(count):
                     u, v, qz = project(view, x, y, inverse)
                     counted = inside & (qz > 0)
+                    spoil += spoiled(u, v, qz)
                     if REDUCE_BY == 1:
                         counted &= sees(u, v, qz, hs, ws)
                         seen += counted.to(tl.float32)
@@ -104,6 +107,7 @@ def forward_kernel(
                 place = reference + (cell * DEPTH)[:, None] + c[None, :]
                 r = tl.load(place, mask=inside[:, None], other=0.0).to(tl.float32)
                 total += tl.sum(sums * r, 1)
+            total += spoil
             if REDUCE_BY == 1:
                 total = total / tl.maximum(seen, 1.0)
             else:

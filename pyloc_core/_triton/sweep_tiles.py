@@ -76,6 +76,15 @@ def sees(u, v, qz, hs, ws):
 
 
 @triton.jit
+def spoiled(u, v, qz):
+    """NaN where a camera or a depth was not finite, else 0: such a sample must not pass for one beyond the map.
+
+    Behind the camera and in its plane (q_z <= 0) u and v are nothing to go by."""
+    bad = (qz != qz) | ((qz > 0) & ((u != u) | (v != v)))
+    return tl.where(bad, float("nan"), 0.0)
+
+
+@triton.jit
 def once(x):
     """x, computed by one thread for every row and then handed to those that share the channels of the row:
     compilers follow a reduction to its layout, and recompute what comes before anything else."""

@@ -52,8 +52,8 @@ def plane_sweep(
             values are not looked at.
         return_mask: also return whether cells are seen.
         check_finite: on a GPU, refuse NaN and infinite features, which waits for the device; arrays and
-            tensors on the CPU are always checked. Unchecked depths and cameras that are not finite leave
-            the samples they touch at 0.
+            tensors on the CPU are always checked. Unchecked depths and cameras that are not finite make
+            the samples they touch NaN and have no part in gradients.
         num_threads: threads of the native code; the result does not depend on it.
         implementation: "native" (CPU), "triton", or "reference" (torch, float64, differentiable).
 

@@ -160,6 +160,30 @@ def test_what_is_not_finite_spoils_only_its_own_item(device: Any) -> None:
         assert all(torch.equal(a[1], b[1]) for a, b in zip(found, (clean[0], *clean[2:])))
 
 
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("entry", [0, 7, 11])
+def test_cameras_and_depths_that_are_not_finite_show(entry: int, reduce: str, device: Any) -> None:
+    """They spoil their item, or their plane, and do not look like samples beyond the map."""
+    from pyloc_core import _sweep
+    from pyloc_core._triton import plane_sweep as kernels
+
+    given = scene((2, 2, 4, 3, 58))
+    sweep = _sweep.check_tensors(*[x.to(device) for x in given.tensors("float32")], None)
+    features = [x.to(device) for x in given.tensors("float32")[:2]]
+    projection, depths = sweep.rounded(sweep.cameras.projection()), sweep.depths
+    clean = kernels.forward(*features, projection, depths, None, reduce)
+    spoiled = projection.clone()
+    spoiled[0, 1].view(-1)[entry] = torch.nan
+    found = kernels.forward(*features, spoiled, depths, None, reduce)
+    item = found[0, 1] if reduce == "none" else found[0]
+    assert item.isnan().float().mean() > 0.9 and torch.equal(found[1], clean[1])
+    without = depths.clone()
+    without[1, 2] = torch.nan
+    found = kernels.forward(*features, projection, without, None, reduce)
+    assert found[1].select(-3, 2).isnan().all() and torch.equal(found[0], clean[0])
+    assert torch.equal(found[1].narrow(-3, 0, 2), clean[1].narrow(-3, 0, 2))
+
+
 def direct(given: Scene, device: Any) -> list[Any]:
     """Volume and gradients past the front door, which looks at the values of CPU tensors."""
     from pyloc_core import _sweep
