@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -262,3 +264,20 @@ def test_cameras_that_leave_float32_are_refused() -> None:
     bad = scene().but(source_from_reference=far)
     with pytest.raises(ValueError, match="source_from_reference holds NaN or infinite"):
         sweep(bad)
+
+
+def test_arrays_need_no_torch():
+    program = (
+        "import sys, numpy as np, pyloc_core\n"
+        "map_ = np.random.default_rng(0).normal(size=(4, 6, 8)).astype(np.float32)\n"
+        "K, pose = np.array([[8.0, 0, 4], [0, 8, 3], [0, 0, 1]]), np.eye(4)[:3]\n"
+        "weights = [np.ones(s, 'f') for s in ((5, 22), 5, (6, 5), 6, (2, 6), 2)]\n"
+        "for kind in (np.float32, np.float64):\n"
+        "    x, given = map_.astype(kind), (K, K[None], pose[None], np.array([1.0, 2.0]))\n"
+        "    w = [weight.astype(kind) for weight in weights]\n"
+        "    assert pyloc_core.plane_sweep(x, x[None], *given).shape == (2, 6, 8)\n"
+        "    assert pyloc_core.metadata_cost_volume(x, x[None], *given, w).shape == (2, 6, 8)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -102,6 +102,8 @@ def _needs_torch(features: dict[str, Any], implementation: str | None) -> bool:
         return True
     tensors = [x for x in features.values() if _arrays.is_torch(x)]
     wide = any(str(x.dtype) == "torch.float64" for x in tensors)
+    if not tensors:  # arrays alone: torch may not even be imported
+        return False
     return (wide and len(tensors) == 2) or _tensors.wants_gradient(tensors)
 
 
