@@ -54,6 +54,7 @@ def count_tensor(x: Any, leading: tuple[int, ...], least: int, most: int, device
             raise ValueError(f"num_valid must lie within {least} and {most}, got {x}")
         return torch.full((math.prod(leading),), x, dtype=torch.int64, device=device)
     if _dispatch.traced() or (_arrays.is_torch(x) and x.device.type != "cpu"):
+        x = torch.as_tensor(x)  # a list or an array, while torch.compile traces
         if x.is_floating_point() or tuple(x.shape) not in ((), leading):
             raise ValueError(f"num_valid must be an int, or integers {leading}, got {x!r}")
         return x.long().expand(leading).reshape(-1).contiguous().to(device)

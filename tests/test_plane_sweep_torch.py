@@ -139,6 +139,8 @@ def test_opcheck_and_compile() -> None:
     volume, seen = pl.plane_sweep(*given, return_mask=True, num_valid=counts)
     torch.testing.assert_close(found, volume, rtol=1e-5, atol=1e-5)
     assert torch.equal(mask, seen)
+    for same in (counts.tolist(), counts.numpy()):
+        torch.testing.assert_close(compiled(*given, num_valid=same), volume, rtol=1e-5, atol=1e-5)
 
 
 def test_compiled_calls_refuse_bad_values_as_well() -> None:
