@@ -100,7 +100,8 @@ def depth(
     if colmap is not None:
         from pyloc_core.depth.colmap_workspace import write_workspace
 
-        write_workspace(colmap, views, out, format)
+        made_now = [view for view in views if view.name not in report.skipped]
+        write_workspace(colmap, made_now, out, format)
     for line in report_lines(report):
         typer.echo(line)
     made = f"{out}: {len(report.images)} depth maps in {report.seconds:.0f} s"

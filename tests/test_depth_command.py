@@ -105,6 +105,25 @@ def test_colmap_fuses_the_workspace(made: tuple[Path, str]) -> None:
     assert np.median(off) < 0.02
 
 
+def test_a_later_run_leaves_no_cloud_or_report_of_an_earlier_one(
+    scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyloc_core.depth.sweep_stereo import SweepStereo
+
+    given = ("--model", scene[0], "--images", scene[1], "--out", tmp_path, "--max-size", 64)
+    assert run(*given)[0] == 0 and (tmp_path / "points.ply").is_file()
+    assert run(*given, "--no-cloud")[0] == 0
+    assert (tmp_path / "report.json").is_file() and not (tmp_path / "points.ply").exists()
+
+    def broken(*_: object) -> None:
+        raise ValueError("interrupted")
+
+    monkeypatch.setattr(SweepStereo, "__call__", broken)
+    code, text = run(*given)
+    assert code == 2 and "interrupted" in text
+    assert not (tmp_path / "report.json").exists() and not (tmp_path / "cameras.json").exists()
+
+
 def test_other_options(scene: tuple[Path, Path], tmp_path: Path) -> None:
     code, text = run(
         "--model", scene[0], "--images", scene[1], "--out", tmp_path / "a", "--max-size", 96,

@@ -122,7 +122,8 @@ def make_depth_maps(
 
     Writes into `out`: raw/ and confidence/ (before the check), depth/ (after it), preview/ (pictures of
     both), cameras.json (PINHOLE cameras and poses of the maps), report.json, points.ply, mesh.ply.
-    Views without sources are named through `say` and left out.
+    Views without sources are named through `say` and left out. An earlier run's maps of the same names are
+    overwritten, its other files removed first; report.json comes last: where it is, the run was finished.
 
     Raises ValueError when no view has a source, or a view has neither points nor a range from cameras.
     """
@@ -130,6 +131,8 @@ def make_depth_maps(
     start = time.perf_counter()
     work = _Work(views, Path(out), options)
     work.out.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "cameras.json", "points.ply", "mesh.ply"):
+        (work.out / name).unlink(missing_ok=True)  # of an earlier run, whose maps are overwritten
     for index, (view, chosen) in enumerate(zip(views, choose_sources(views, options.sources))):
         if chosen:
             work.sources[index] = chosen
