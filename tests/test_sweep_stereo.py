@@ -237,3 +237,16 @@ def test_speckles_go_and_surfaces_stay() -> None:
     np.testing.assert_array_equal(kept[kept > 0], depth[kept > 0])
     np.testing.assert_array_equal(without_speckles(depth, 0), depth)
     assert not without_speckles(np.zeros((4, 4), np.float32), 9).any()
+
+
+@pytest.mark.parametrize(("focal", "k"), [(100.0, -0.3), (150.0, -0.3), (100.0, -0.1)])
+def test_no_pixel_is_made_of_the_mirrored_picture_beyond_a_fold(focal: float, k: float) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    camera = pl.Camera("SIMPLE_RADIAL", 400, 300, (focal, 200.0, 150.0, k))
+    straight, _, seen = undistort(picture, camera)
+    y, x = np.mgrid[0:300, 0:400] + 0.5
+    radius = np.hypot(x - 200, y - 150) / focal
+    fold = (-1 / (3 * k)) ** 0.5  # r (1 + k r^2) turns back there
+    known = np.ones(radius.shape, bool) if seen is None else seen
+    assert known[radius < fold - 2 / focal].all() and not known[radius > fold + 2 / focal].any()
+    assert (straight[~known] == 0).all()

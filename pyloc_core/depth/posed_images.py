@@ -108,7 +108,7 @@ def undistort(
     rays[:, 1] = (y.ravel() - K[1, 2]) / K[1, 1]
     at, front = camera.project(rays)
     at = np.where(front[:, None] & np.isfinite(at), at, -10.0).reshape(height, width, 2)
-    covered = ((at >= 0) & (at <= (width, height))).all(-1)
+    covered = ((at >= 0) & (at <= (width, height))).all(-1) & _unfolded(at, K)
     at = (at - 0.5).astype(np.float32)  # array positions: centres of pixels at integers
     straight = cv2.remap(
         image, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -116,6 +116,20 @@ def undistort(
     straight[~covered] = 0
     mask = None if covered.all() else np.asarray(covered)
     return np.asarray(straight, np.uint8), pinhole, mask
+
+
+def _unfolded(at: Array, K: Array) -> npt.NDArray[np.bool_]:
+    """Where distorted positions (H, W, 2) of a pinhole's pixels still move outwards with them. Beyond the
+    angle at which a polynomial turns back, what lies further inside would appear again, mirrored."""
+    height, width = at.shape[:2]
+    if min(height, width) < 2:
+        return np.ones((height, width), bool)
+    down, right = np.gradient(at, axis=0), np.gradient(at, axis=1)
+    turned = right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0]
+    x, y = np.arange(width) + 0.5 - K[0, 2], np.arange(height)[:, None] + 0.5 - K[1, 2]
+    outwards = (at[..., 0] - K[0, 2]) * x + (at[..., 1] - K[1, 2]) * y
+    # At the centre itself noise would decide; a pixel around it is never folded.
+    return np.asarray((turned > 0) & ((outwards > 0) | (np.hypot(x, y) < 2)))
 
 
 def read_posed_images(
