@@ -49,8 +49,9 @@ def depth(
         float, typer.Option("--max-depth-change", help="Relative, of a confirmed depth.")
     ] = 0.01,
     min_confidence: Annotated[
-        float, typer.Option("--min-confidence", help="Depths below are dropped, 0 to 1.")
-    ] = 0.15,
+        float | None,
+        typer.Option("--min-confidence", help="Depths of the sweep below are dropped (0.15)."),
+    ] = None,
     format: Annotated[str, typer.Option("--format", help="Of the maps: npy, pfm or bin.")] = "npy",
     colmap: Annotated[
         Path | None, typer.Option("--colmap", help="Also write a dense workspace of COLMAP here.")
@@ -60,7 +61,9 @@ def depth(
     voxel: Annotated[
         float | None, typer.Option("--voxel", help="Of the mesh, in units of the model.")
     ] = None,
-    device: Annotated[str, typer.Option("--device", help="Where the network runs.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option("--device", help="Where the network runs; default: cpu.")
+    ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Native threads; default: all cores.")
     ] = None,
@@ -76,15 +79,17 @@ def depth(
     from pyloc_core.depth.pipeline import DepthOptions, make_depth_maps
     from pyloc_core.depth.posed_images import read_posed_images
 
+    _refuse_unused(weights, planes=planes, min_confidence=min_confidence, device=device)
+    if min_confidence is None:
+        min_confidence = DepthOptions.min_confidence if weights is None else 0.0
     options = DepthOptions(
         sources=sources, near=near, far=far, least_views=least_views,
         max_reprojection=max_reprojection, max_depth_change=max_depth_change,
-        min_confidence=min_confidence if weights is None else 0.0, format=format, cloud=cloud,
-        mesh=mesh, voxel=voxel,
+        min_confidence=min_confidence, format=format, cloud=cloud, mesh=mesh, voxel=voxel,
     )  # fmt: skip
     if mesh:
         require("open3d", "--mesh")
-    estimate = _sweep(planes, threads) if weights is None else network_of(weights, device)
+    estimate = _sweep(planes, threads) if weights is None else network_of(weights, device or "cpu")
     size = max_size or (_SWEEP_SIZE if weights is None else _NETWORK_SIZE)
     views = read_posed_images(
         model,
@@ -108,6 +113,18 @@ def depth(
     made += "" if report.points is None else f", points.ply with {report.points} points"
     made += "" if report.triangles is None else f", mesh.ply with {report.triangles} triangles"
     typer.echo(made)
+
+
+def _refuse_unused(
+    weights: Path | None, *, planes: int | None, min_confidence: float | None, device: str | None
+) -> None:
+    """Options that the chosen method would drop."""
+    if weights is None and device is not None:
+        raise ValueError("--device is of the network: it goes with --weights")
+    if weights is not None and planes is not None:
+        raise ValueError("--planes is of the sweep: the network of --weights has its own")
+    if weights is not None and min_confidence is not None:
+        raise ValueError("--min-confidence is of the sweep: the network tells no confidence")
 
 
 def _sweep(planes: int | None, threads: int | None) -> Any:

@@ -213,6 +213,9 @@ def test_an_image_that_shares_nothing_is_skipped_by_name(
         (("--voxel", -1), "voxel must be positive"),
         (("--exclude", "9.png"), "no image 9.png"),
         (("--weights", "no.pt"), "no.pt"),
+        (("--weights", "no.pt", "--planes", 8), "--planes is of the sweep"),
+        (("--weights", "no.pt", "--min-confidence", 0.5), "--min-confidence is of the sweep"),
+        (("--device", "cpu"), "--device is of the network"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -230,6 +233,20 @@ def test_a_missing_image_file_is_named(scene: tuple[Path, Path], tmp_path: Path)
     (tmp_path / "images" / "2.png").unlink()
     code, text = run("--model", scene[0], "--images", tmp_path / "images", "--out", tmp_path / "o")
     assert code == 2 and "lacks the model's image 2.png" in text
+
+
+@pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/tmp/1.png"])
+def test_names_that_lead_out_of_the_folder_are_refused(
+    scene: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    from dataclasses import replace
+
+    from pyloc_core.depth import SweepStereo, make_depth_maps, read_posed_images
+
+    views = [replace(view, name=name) for view in read_posed_images(*scene)[:2]]
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        make_depth_maps(views, SweepStereo(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_of_another_network_are_refused(scene: tuple[Path, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -125,11 +125,15 @@ def make_depth_maps(
     Views without sources are named through `say` and left out. An earlier run's maps of the same names are
     overwritten, its other files removed first; report.json comes last: where it is, the run was finished.
 
-    Raises ValueError when no view has a source, or a view has neither points nor a range from cameras.
+    Raises ValueError when no view has a source, a view has neither points nor a range from cameras, or a
+    view's name leads out of `out`.
     """
     options = options or DepthOptions()
     start = time.perf_counter()
     work = _Work(views, Path(out), options)
+    for view in views:
+        if PurePath(view.name).is_absolute() or ".." in PurePath(view.name).parts:
+            raise ValueError(f"image name {view.name!r} leads out of the folder that is written to")
     work.out.mkdir(parents=True, exist_ok=True)
     for name in ("report.json", "cameras.json", "points.ply", "mesh.ply"):
         (work.out / name).unlink(missing_ok=True)  # of an earlier run, whose maps are overwritten
