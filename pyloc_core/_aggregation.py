@@ -191,10 +191,7 @@ def as_kind(out: np.ndarray, like: _arrays.ArrayIn) -> Any:
 
 def as_tensor_of(array: np.ndarray, dtype: Any) -> Any:
     """A gradient as tensor of the dtype; uint16 holds bfloat16."""
-    torch = _arrays.torch_module()
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array).to(dtype)
+    return _arrays.tensor_of(array).to(dtype)
 
 
 def as_double(given: Any, array: _arrays.ArrayIn) -> Any:

@@ -148,6 +148,14 @@ def all_finite(array: ArrayIn) -> bool:
     return bool(_native.all_finite(pointer(array.data), array.data.size, array.code))
 
 
+def tensor_of(array: np.ndarray) -> Any:
+    """A CPU tensor that shares the array's memory; uint16 holds bfloat16, for which NumPy has no dtype."""
+    torch = torch_module()
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
 def bfloat16_to_float32(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 

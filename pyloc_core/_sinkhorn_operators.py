@@ -41,10 +41,7 @@ def transport(
 def as_given(array: Any, source: _arrays.ArrayIn) -> Any:
     if not source.is_torch:
         return _arrays.bfloat16_to_float32(array) if source.dtype == "bfloat16" else array
-    torch = _arrays.torch_module()
-    if source.dtype == "bfloat16":
-        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    return _arrays.tensor_of(array)
 
 
 def _needs_graph(arrays: dict[str, Any]) -> bool:

@@ -163,7 +163,7 @@ class NetworkDepth:
         """
         import numpy as np
 
-        from pyloc_core.pose import compose_poses, inverse_pose
+        from pyloc_core.depth.posed_images import poses_from
 
         height, width = (max(source.size[k] for source in sources) for k in (0, 1))
         pictures = [
@@ -174,8 +174,7 @@ class NetworkDepth:
             )
             for source in sources
         ]
-        back = inverse_pose(reference.cam_from_world)
-        poses = np.stack([compose_poses(source.cam_from_world, back) for source in sources])
+        poses = poses_from(reference, sources)
         matrices = np.stack([source.camera.K for source in sources])
         prediction = self.network.predict(
             reference.image, pictures, reference.camera.K, matrices, poses, depth_range=(near, far)

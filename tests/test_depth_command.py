@@ -235,7 +235,7 @@ def test_a_missing_image_file_is_named(scene: tuple[Path, Path], tmp_path: Path)
     assert code == 2 and "lacks the model's image 2.png" in text
 
 
-@pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/tmp/1.png"])
+@pytest.mark.parametrize("name", ["../1.png", "a/../../1.png", "/elsewhere/1.png"])
 def test_names_that_lead_out_of_the_folder_are_refused(
     scene: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
@@ -251,10 +251,6 @@ def test_names_that_lead_out_of_the_folder_are_refused(
 
 def test_weights_of_another_network_are_refused(scene: tuple[Path, Path], tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from pyloc_core.models import available
-
-    if "mvsanywhere_dot" not in available():
-        pytest.skip("MVSAnywhere is not in this build")
     torch.save({"conv1.weight": torch.ones(3, 3)}, tmp_path / "other.pt")
     code, text = run(
         "--model", scene[0], "--images", scene[1], "--out", tmp_path / "o", "--weights",

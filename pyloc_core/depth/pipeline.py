@@ -25,11 +25,10 @@ from pyloc_core.depth.consistency import DepthMap, confirmed, without_speckles
 from pyloc_core.depth.depth_files import FORMATS, read_depth, write_depth, write_ply
 from pyloc_core.depth.point_check import PointCheck, check_points
 from pyloc_core.depth.point_cloud import fuse_points
-from pyloc_core.depth.posed_images import PosedImage
+from pyloc_core.depth.posed_images import PosedImage, poses_from
 from pyloc_core.depth.preview import depth_picture
 from pyloc_core.depth.view_choice import choose_sources
 from pyloc_core.depth_planes import depth_range
-from pyloc_core.pose import compose_poses, inverse_pose
 
 Float32 = npt.NDArray[np.float32]
 # (reference, sources, near, far) -> depth (H, W), 0 where unknown, and confidence (H, W) in 0 .. 1.
@@ -297,15 +296,13 @@ def range_of(
 
 
 def _camera_range(view: PosedImage, sources: Sequence[PosedImage]) -> tuple[float, float]:
-    back = inverse_pose(view.cam_from_world)
     apart = [np.linalg.norm(s.center - view.center) for s in sources]
     least = 1e-9 * max(1.0, float(np.linalg.norm(view.center)))  # rounding of poses is no baseline
     moved = [s for s, distance in zip(sources, apart) if distance > least]
     if not moved:
         raise ValueError(f"{view.name}: no source has a baseline, and no points tell the range")
-    poses = np.stack([np.asarray(compose_poses(s.cam_from_world, back)) for s in moved])
     try:
-        near, far = depth_range(view.camera.K, poses, view.size)
+        near, far = depth_range(view.camera.K, poses_from(view, moved), view.size)
     except ValueError as error:
         raise ValueError(f"{view.name}: {error}") from None
     return float(near), float(far)

@@ -18,7 +18,7 @@ from pyloc_core.geometry import Size
 from pyloc_core.localization.colmap_model import read_model
 from pyloc_core.localization.images import fit_size, read_image
 from pyloc_core.localization.photo_camera import fit_camera
-from pyloc_core.pose import transform_points
+from pyloc_core.pose import compose_poses, inverse_pose, transform_points
 
 Array = npt.NDArray[np.float64]
 
@@ -130,6 +130,12 @@ def _unfolded(at: Array, K: Array) -> npt.NDArray[np.bool_]:
     outwards = (at[..., 0] - K[0, 2]) * x + (at[..., 1] - K[1, 2]) * y
     # At the centre itself noise would decide; a pixel around it is never folded.
     return np.asarray((turned > 0) & ((outwards > 0) | (np.hypot(x, y) < 2)))
+
+
+def poses_from(reference: Any, sources: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """source_from_reference (V, 3, 4) of views with a `cam_from_world`."""
+    world_from_reference = inverse_pose(reference.cam_from_world)
+    return np.stack([compose_poses(s.cam_from_world, world_from_reference) for s in sources])
 
 
 def read_posed_images(

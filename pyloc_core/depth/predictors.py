@@ -13,11 +13,10 @@ from pyloc_core._checks import known_name
 from pyloc_core._extras import require
 from pyloc_core.camera import Camera
 from pyloc_core.depth.layouts.depth_set import DepthSample, SampleView
-from pyloc_core.depth.posed_images import PosedImage
+from pyloc_core.depth.posed_images import PosedImage, poses_from
 from pyloc_core.depth.sweep_stereo import SweepStereo
 from pyloc_core.depth_planes import depth_range
 from pyloc_core.geometry import Size
-from pyloc_core.pose import compose_poses, inverse_pose
 
 RANGES = ("cameras", "given")
 
@@ -136,5 +135,4 @@ def _relative(sample: DepthSample) -> npt.NDArray[np.float64]:
     """(V, 3, 4) source from reference."""
     if not sample.sources:
         raise ValueError(f"{sample.name} has no source view")
-    world_from_reference = inverse_pose(sample.reference.cam_from_world)
-    return np.stack([compose_poses(s.cam_from_world, world_from_reference) for s in sample.sources])
+    return poses_from(sample.reference, sample.sources)

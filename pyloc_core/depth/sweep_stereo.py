@@ -20,10 +20,9 @@ import numpy.typing as npt
 import pyloc_core
 from pyloc_core._extras import require
 from pyloc_core.depth.patch_descriptors import grey_picture, patch_descriptors
-from pyloc_core.depth.posed_images import PosedImage
+from pyloc_core.depth.posed_images import PosedImage, poses_from
 from pyloc_core.depth.semi_global import aggregate
 from pyloc_core.geometry import Size, scale_intrinsics
-from pyloc_core.pose import compose_poses, inverse_pose
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -112,15 +111,14 @@ class _Problem:
     ) -> _Problem:
         size = _scaled(reference.size, scale)
         guide = grey_picture(reference.image, size)
-        maps, matrices, poses = [], [], []
+        maps, matrices = [], []
         for source in sources:
             own = _scaled(source.size, scale)
             maps.append(_described(source, own, options.radius))
             matrices.append(np.asarray(scale_intrinsics(source.camera.K, source.size, own)))
-            reference_from_world = inverse_pose(reference.cam_from_world)
-            poses.append(np.asarray(compose_poses(source.cam_from_world, reference_from_world)))
         K = np.asarray(scale_intrinsics(reference.camera.K, reference.size, size))
         features = _described(reference, size, options.radius)
+        poses = list(poses_from(reference, sources))
         return cls(features, maps, K, matrices, poses, guide, options)
 
     def movement(self, near: float, far: float) -> float:

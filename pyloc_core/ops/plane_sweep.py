@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from pyloc_core import _arrays, _checks, _dispatch, _library, _sweep, _sweep_native, _tensors
+from pyloc_core import (
+    _aggregation,
+    _arrays,
+    _checks,
+    _dispatch,
+    _library,
+    _sweep,
+    _sweep_native,
+    _tensors,
+)
 
 _OP = "plane_sweep"
 
@@ -115,15 +124,8 @@ def _shaped(out: Any, leading: tuple[int, ...]) -> Any:
 def _as_kind(volume: np.ndarray, like: _arrays.ArrayIn) -> Any:
     """uint16 holds bfloat16, for which NumPy has no dtype: there it becomes float32."""
     if like.is_torch:
-        return _tensor_of(volume)
+        return _arrays.tensor_of(volume)
     return _arrays.bfloat16_to_float32(volume) if volume.dtype == np.uint16 else volume
-
-
-def _tensor_of(array: np.ndarray) -> Any:
-    torch = _arrays.torch_module()
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
 
 
 def _reference(sweep: _sweep.Sweep, given: dict[str, Any], reduce: str, return_mask: bool) -> Any:
@@ -132,12 +134,7 @@ def _reference(sweep: _sweep.Sweep, given: dict[str, Any], reduce: str, return_m
     module = _dispatch.reference_module(_OP)
     features = []
     for name, checked in (("reference", sweep.reference), ("sources", sweep.sources)):
-        if _arrays.is_torch(given[name]):
-            wide = given[name].double()
-        else:
-            data = checked.data
-            data = _arrays.bfloat16_to_float32(data) if checked.dtype == "bfloat16" else data
-            wide = torch.from_numpy(data.astype("float64"))
+        wide = _aggregation.as_double(given[name], checked)
         features.append(wide.reshape(sweep.shape.batch, *wide.shape[len(sweep.leading) :]))
     counts = None if sweep.num_views is None else torch.from_numpy(sweep.num_views)
     geometry = (
@@ -202,7 +199,7 @@ def _forward_op(
     if chosen == "native":
         at = _geometry(*given)
         features = _sweep_native.features_of(reference, sources)
-        return _tensor_of(_sweep_native.run(features, at, reduce, num_threads))
+        return _arrays.tensor_of(_sweep_native.run(features, at, reduce, num_threads))
     if chosen == "triton":
         return _dispatch.device_module(_OP, chosen).forward(*given, reduce)
     return _dispatch.reference_module(_OP).plane_sweep(*given, reduce)
@@ -232,7 +229,7 @@ def _backward_op(
         slope = d_volume.float().contiguous().numpy()
         features = _sweep_native.features_of(reference, sources)
         found = _sweep_native.run_backward(features, _geometry(*given), slope, reduce, num_threads)
-        return tuple(map(_tensor_of, found))
+        return tuple(map(_arrays.tensor_of, found))
     if chosen == "triton":
         return tuple(_dispatch.device_module(_OP, chosen).backward(*given, d_volume, reduce))
     return tuple(_dispatch.reference_module(_OP).plane_sweep_backward(*given, d_volume, reduce))
@@ -250,7 +247,7 @@ def _mask_op(
     if chosen == "native":
         sizes = ((H, W), (Hs, Ws), 1)
         at = _sweep_native.geometry_from_tensors(projection, depths, num_views, *sizes)
-        return _tensor_of(_sweep_native.run_mask(at, per_view, num_threads))
+        return _arrays.tensor_of(_sweep_native.run_mask(at, per_view, num_threads))
     if chosen == "triton":
         module = _dispatch.device_module(_OP, chosen)
         return module.mask(projection, depths, num_views, (H, W), (Hs, Ws), per_view)
